@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Literal
 
@@ -161,3 +161,20 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def __post_init__(self) -> None:
         if not 0 < self.confidence <= 1:
             raise ValueError("confidence is above 0 and at most 1")
+
+
+def pattern_leaves(when: When) -> Iterator[When]:
+    """Yield the leaves with a pattern, in reading order: knots before `absent`.
+
+    The place in this order is the ``leaf`` of a `diagnose.model.observation.Hit`.
+    """
+    if when.pattern:
+        yield when
+    for child in (*when.all, *when.any, *when.sequence):
+        yield from pattern_leaves(child)
+    if when.absent:
+        yield from pattern_leaves(when.absent)
+
+
+CLEARING_LEAF = -1
+"""The ``leaf`` of a hit of ``clears.pattern``."""
