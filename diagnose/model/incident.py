@@ -47,6 +47,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         before: The effective command now.
         after: The effective command with this plan.
         changes: Overlays that it adds.
+        overlays: All overlays after it.
         arithmetic: The sums that chose the values, one line each.
     """
 
@@ -57,6 +58,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     before: LaunchSpec
     after: LaunchSpec
     changes: tuple[Overlay, ...] = ()
+    overlays: tuple[Overlay, ...] = ()
     arithmetic: tuple[Text, ...] = ()
 
 

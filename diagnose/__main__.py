@@ -1,0 +1,7 @@
+"""``python -m diagnose`` is the command ``diagnose``."""
+
+import sys
+
+from diagnose.cli.main import main
+
+sys.exit(main())

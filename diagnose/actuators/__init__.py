@@ -1,0 +1,1 @@
+"""The hands: what changes the world when a remedy says so."""

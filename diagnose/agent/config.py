@@ -1,0 +1,80 @@
+"""The daemon's configuration: one YAML file, or none and a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from diagnose.engine.policy import Policy
+from diagnose.model.text import Duration
+
+
+class TargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One server to look after.
+
+    Attributes:
+        name: How reports and metrics call it.
+        command: Program and arguments; no shell.
+        env: Variables on top of the daemon's own.
+        cwd: Working directory; the daemon's own where not given.
+        attach: Port or process id of a server that already runs, instead of a command.
+        log_dir: Where its logs are, if not where the command says (``FD_LOG_DIR``, else ``log``).
+    """
+
+    name: str = "default"
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = {}
+    cwd: str = ""
+    attach: int | None = None
+    log_dir: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.command) == (self.attach is not None):
+            raise ValueError("a target has either a command, or a port or pid to attach to")
+
+
+class Probes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often the server is asked, and how long an answer may take.
+
+    Attributes:
+        health_every: Between two questions to ``/health``.
+        completion_every: Between two canary completions of a ready server.
+        starting_every: Between two questions to a server that starts or is being verified.
+        timeout: For a completion; ``/health`` has a third of it.
+        prompt: What the canary asks.
+    """
+
+    health_every: Duration = Duration(seconds=5)
+    completion_every: Duration = Duration(minutes=1)
+    starting_every: Duration = Duration(seconds=2)
+    timeout: Duration = Duration(seconds=30)
+    prompt: str = "1+1=?"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of it.
+
+    Attributes:
+        state_dir: Where the journal, evidence and the servers' output are kept.
+        rules, remedies: More folders of them, after the shipped ones and ``/etc/diagnose``.
+        overrides: Single fields of rules and remedies by id, e.g. ``{server.fit-memory: {mode: auto}}``.
+        grace: How long a server may take to end by itself.
+        keep_turns: How long the journal keeps single turns.
+    """
+
+    targets: tuple[TargetConfig, ...] = ()
+    state_dir: str = ""
+    lang: str = ""
+    policy: Policy = Policy()
+    probes: Probes = Probes()
+    rules: tuple[str, ...] = ()
+    remedies: tuple[str, ...] = ()
+    overrides: Mapping[str, Mapping[str, str]] = {}
+    grace: Duration = Duration(seconds=30)
+    keep_turns: Duration = Duration(days=7)
+
+    def __post_init__(self) -> None:
+        names = [target.name for target in self.targets]
+        if len(set(names)) != len(names):
+            raise ValueError("two targets have the same name; give each its own")

@@ -1,0 +1,1 @@
+"""How much memory a server takes, and the smallest change that fits. Pure."""

@@ -1,0 +1,95 @@
+"""The few words of ``/proc`` that a controller needs (``man 5 proc``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+PROC = Path("/proc")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Stat(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``/proc/PID/stat``.
+
+    Attributes:
+        ticks: Start, in clock ticks since boot.
+        cpu_seconds: Own time and that of awaited children.
+    """
+
+    pid: int
+    ppid: int
+    state: str
+    ticks: int
+    cpu_seconds: float
+    rss_bytes: int
+
+    @property
+    def alive(self) -> bool:
+        """Neither a zombie nor dead."""
+        return self.state not in "ZXx"
+
+
+def stat(pid: int) -> Stat | None:
+    """Read one process."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    rest = text.rpartition(")")[2].split()
+    if len(rest) < 22:
+        return None
+    return Stat(
+        pid=pid,
+        state=rest[0],
+        ppid=int(rest[1]),
+        cpu_seconds=sum(map(int, rest[11:15])) / _TICKS_PER_SECOND,
+        ticks=int(rest[19]),
+        rss_bytes=int(rest[21]) * _PAGE_BYTES,
+    )
+
+
+def processes() -> Iterator[Stat]:
+    """Yield every process that can be seen."""
+    for entry in os.listdir(PROC):  # noqa: PTH208 - a Path for each process of the host costs too much
+        if entry.isdigit() and (found := stat(int(entry))) is not None:
+            yield found
+
+
+def cmdline(pid: int) -> tuple[str, ...]:
+    """Return the command; empty for a kernel thread or a process that is gone."""
+    words = _read(pid, "cmdline").split(b"\0")[:-1]
+    return tuple(os.fsdecode(word) for word in words)
+
+
+def environ(pid: int) -> dict[str, str]:
+    """Return the environment at the process's start; empty where it may not be read."""
+    pairs = (item.partition(b"=") for item in _read(pid, "environ").split(b"\0") if b"=" in item)
+    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
+
+
+def link(pid: int, name: str) -> str:
+    """Return where ``cwd``, ``exe`` or ``fd/1`` points; empty where it may not be read."""
+    try:
+        return str((PROC / str(pid) / name).readlink())
+    except OSError:
+        return ""
+
+
+def boot_id() -> str:
+    """Return what is new at each boot; empty where the kernel does not tell."""
+    try:
+        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return (PROC / str(pid) / name).read_bytes()
+    except OSError:
+        return b""

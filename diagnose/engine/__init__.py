@@ -1,0 +1,1 @@
+"""The mind: pure functions from observations to decisions."""

@@ -1,0 +1,98 @@
+"""Logs of the past: the whole is there, so the clock is the logs' own and nothing is acted upon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from diagnose.engine import attempts, correlate, incidents, window
+from diagnose.engine.correlate import Group
+from diagnose.model.finding import Evidence, Finding
+from diagnose.model.incident import Incident, State
+from diagnose.model.knowledge import Knowledge
+from diagnose.model.observation import LogMatch
+from diagnose.model.rule import Severity
+
+UNKNOWN = "unknown"
+
+
+class Examined(msgspec.Struct, frozen=True, kw_only=True):
+    """What logs tell.
+
+    Attributes:
+        incidents: Of the newest start first; within it root causes by gravity; then older starts.
+        unexplained: Lines that show an error which no rule knows.
+    """
+
+    incidents: tuple[Incident, ...]
+    unexplained: tuple[LogMatch, ...]
+
+
+def examine(matches: Sequence[LogMatch], knowledge: Knowledge) -> Examined:
+    """Diagnose matched lines of any number of files of one target.
+
+    Args:
+        matches: In the order of their files and lines.
+    """
+    numbered = attempts.number(matches)
+    in_time = sorted(numbered, key=lambda match: (match.attempt, match.at))
+    _, findings = window.feed(window.Windows(), knowledge, in_time)
+    unexplained = tuple(match for match in in_time if _unexplained(match, knowledge))
+    newest = max((match.attempt for match in in_time), default=1)
+    told: list[Incident] = []
+    for attempt in range(newest, 0, -1):
+        lines = [match for match in in_time if match.attempt == attempt]
+        own = [finding for finding in findings if finding.attempt == attempt]
+        state = State.OPEN if attempt == newest else State.HISTORY
+        told += _of_attempt(lines, own, knowledge, state)
+    return Examined(incidents=tuple(told), unexplained=unexplained)
+
+
+def _of_attempt(
+    lines: Sequence[LogMatch], findings: Sequence[Finding], knowledge: Knowledge, state: State
+) -> list[Incident]:
+    ready = [match.at for match in lines if attempts.is_mark(match, "@ready")]
+    groups = [
+        group
+        for group in correlate.group(findings, knowledge)
+        if not (ready and max(ready) > group.lead.last_at and _ends_when_ready(group, knowledge))
+    ]
+    told = [incidents.begin(group, at=group.lead.at, state=state) for group in groups]
+    failed = [match for match in lines if _shows_failure(match, knowledge)]
+    if failed and not ready and all(one.severity is Severity.INFO for one in told):
+        told.insert(0, _unknown(failed[-1], state))
+    return told
+
+
+def _ends_when_ready(group: Group, knowledge: Knowledge) -> bool:
+    """Tell whether a server that became ready in the same start has overcome this trouble."""
+    return knowledge.rules[group.lead.rule_id].clears.ready
+
+
+def _unexplained(match: LogMatch, knowledge: Knowledge) -> bool:
+    known = any(hit.rule_id in knowledge.rules for hit in match.hits)
+    return not known and attempts.is_mark(match, "@error")
+
+
+def _shows_failure(match: LogMatch, knowledge: Knowledge) -> bool:
+    """An exception that ended a traceback, or a fatal signal: a program died, not a request."""
+    return _unexplained(match, knowledge) and (bool(match.block) or attempts.is_mark(match, "@fatal"))
+
+
+def _unknown(match: LogMatch, state: State) -> Incident:
+    proof = Evidence(source=match.source, line=match.line, at=match.at, text=match.text, dated=match.dated)
+    finding = Finding(
+        rule_id=UNKNOWN,
+        cause=UNKNOWN,
+        target=match.target,
+        attempt=match.attempt,
+        at=match.at,
+        last_at=match.at,
+        severity=Severity.ERROR,
+        confidence=0.5,
+        labels={},
+        evidence=(proof,),
+        fresh=match.fresh,
+    )
+    return incidents.begin(Group(findings=(finding,)), at=match.at, state=state)

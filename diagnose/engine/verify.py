@@ -1,0 +1,73 @@
+"""Is the server well again, and has it stayed well? Bad at once, good only when it has held."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import Enum
+
+import msgspec
+
+from diagnose.engine.policy import Policy
+from diagnose.engine.targets import Target
+from diagnose.model.finding import Finding
+from diagnose.model.incident import Incident
+from diagnose.model.remedy import Remedy
+from diagnose.model.rule import Severity
+
+
+class Verdict(str, Enum):
+    """What the world says to a remedy."""
+
+    WAIT = "wait"
+    WELL = "well"
+    FAILED = "failed"
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """A verdict and its reason: a key of the report's texts."""
+
+    verdict: Verdict
+    reason: str
+    until: datetime | None = None
+
+
+def judge(
+    incident: Incident, remedy: Remedy, target: Target, policy: Policy, *, since: datetime, now: datetime
+) -> Judgement:
+    """Judge a remedy that was carried out at ``since``.
+
+    A symptom of the new start fails it once the root cause had time to show (``policy.settle``).
+    """
+    symptoms = [one for one in incident.findings if counts_against(one, remedy, since, target)]
+    if symptoms:
+        newest = max(one.at for one in symptoms)
+        oldest = min(one.at for one in symptoms)
+        settled = now - newest >= policy.settle or now - oldest >= policy.settle_most
+        return Judgement(
+            verdict=Verdict.FAILED if settled else Verdict.WAIT,
+            reason="symptom",
+            until=newest + policy.settle,
+        )
+    if target.phase in {"failed", "stopped"} and target.since and target.since >= since:
+        settled = now - target.since >= policy.settle_most
+        return Judgement(verdict=Verdict.FAILED if settled else Verdict.WAIT, reason="ended")
+    within = policy.within or remedy.verify.within
+    holds_for = policy.holds_for or remedy.verify.holds_for
+    if target.phase == "ready" and target.since:
+        until = max(target.since, since) + holds_for
+        if now >= until:
+            return Judgement(verdict=Verdict.WELL, reason="held")
+        return Judgement(verdict=Verdict.WAIT, reason="holding", until=until)
+    if now - since >= within:
+        return Judgement(verdict=Verdict.FAILED, reason="late")
+    return Judgement(verdict=Verdict.WAIT, reason="not-ready", until=since + within)
+
+
+def counts_against(finding: Finding, remedy: Remedy, since: datetime, target: Target) -> bool:
+    """Say whether a finding speaks against the remedy: new, grave, and not what it provokes itself."""
+    return (
+        finding.attempt == target.generation
+        and finding.last_at >= since - timedelta(seconds=1)
+        and finding.severity.rank >= Severity.ERROR.rank
+        and finding.cause not in remedy.expects
+    )

@@ -1,0 +1,204 @@
+"""The memory: SQLite, one writer. Every turn's observations and effects, and where the mind stands.
+
+A turn is one transaction: what was seen, what is intended, how far the logs were read. What the
+transaction holds was not acted upon before it was on disk, so after a crash the two agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+
+from diagnose.engine.state import State
+from diagnose.errors import JournalError
+from diagnose.model import codec
+from diagnose.model.effect import Effect, Perform, SaveIncident
+from diagnose.model.incident import Incident
+from diagnose.model.observation import Observation, Outcome
+
+SCHEMA = 1
+FILE = "journal.db"
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS turns (
+  seq INTEGER PRIMARY KEY, at TEXT NOT NULL, observations BLOB NOT NULL, effects BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS state (
+  id INTEGER PRIMARY KEY CHECK (id = 1), at TEXT NOT NULL, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS incidents (
+  id TEXT PRIMARY KEY, target TEXT NOT NULL, state TEXT NOT NULL, last_seen TEXT NOT NULL,
+  value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS intents (
+  id TEXT PRIMARY KEY, at TEXT NOT NULL, value BLOB NOT NULL, outcome BLOB);
+CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+"""
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn of the mind, as it was lived."""
+
+    at: datetime
+    observations: tuple[Observation, ...]
+    effects: tuple[Effect, ...]
+
+
+class Journal:
+    """The daemon's own hold on the file; one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or create the journal in ``folder``.
+
+        Raises:
+            JournalError: The folder or file cannot be used, or is of a newer version.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = sqlite3.connect(folder / FILE, isolation_level=None)
+            (folder / FILE).chmod(0o600)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._check_version(folder / FILE)
+            self._db.executescript(_TABLES)
+        except (OSError, sqlite3.Error) as error:
+            raise JournalError(
+                f"{folder / FILE}: {error}. Give a state folder that this user can write (--state-dir DIR)."
+            ) from error
+
+    def _check_version(self, path: Path) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA:
+            raise JournalError(
+                f"{path}: written by a newer diagnose (schema {version}, this one knows {SCHEMA}). "
+                "Upgrade diagnose, or move the file away to begin a new journal."
+            )
+        self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+    def record(self, turn: Turn, state: State, kept: Mapping[str, bytes]) -> None:
+        """Write one turn down, with where the mind stands after it, and what the senses must keep.
+
+        Intents and incidents are on disk when this returns, whatever happens to the machine then.
+
+        Raises:
+            JournalError: Nothing of the turn was written.
+        """
+        grave = bool(turn.effects) or any(isinstance(one, Outcome) for one in turn.observations)
+        try:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if grave else 'NORMAL'}")
+            self._db.execute("BEGIN IMMEDIATE")
+            with _rollback_on_error(self._db):
+                self._write(turn, state, kept)
+                self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise JournalError(f"the journal cannot be written: {error}. Make room on its disk.") from error
+
+    def _write(self, turn: Turn, state: State, kept: Mapping[str, bytes]) -> None:
+        at = turn.at.isoformat()
+        if turn.observations or turn.effects:
+            self._db.execute(
+                "INSERT INTO turns (at, observations, effects) VALUES (?, ?, ?)",
+                (at, codec.encode(turn.observations), codec.encode(turn.effects)),
+            )
+            self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?)", (at, codec.encode(state)))
+        for effect in turn.effects:
+            if isinstance(effect, SaveIncident):
+                one = effect.incident
+                row = (one.id, one.target, one.state.value, one.last_seen.isoformat(), codec.encode(one))
+                self._db.execute("INSERT OR REPLACE INTO incidents VALUES (?, ?, ?, ?, ?)", row)
+            elif isinstance(effect, Perform):
+                intent = (effect.intent.id, at, codec.encode(effect.intent))
+                self._db.execute("INSERT OR REPLACE INTO intents (id, at, value) VALUES (?, ?, ?)", intent)
+        for seen in turn.observations:
+            if isinstance(seen, Outcome):
+                self._db.execute(
+                    "UPDATE intents SET outcome = ? WHERE id = ?", (codec.encode(seen), seen.intent_id)
+                )
+        self._db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", list(kept.items()))
+
+    def keep(self, name: str, value: bytes) -> None:
+        """Write one thing down at once, outside of a turn (a handle of a process just started)."""
+        try:
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, value))
+        except sqlite3.Error as error:
+            raise JournalError(f"the journal cannot be written: {error}. Make room on its disk.") from error
+
+    def kept(self, name: str) -> bytes | None:
+        """Return what was kept under a name."""
+        row = self._db.execute("SELECT value FROM kept WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def state(self) -> State:
+        """Return where the mind stood after the last turn; a fresh state where there is none."""
+        row = self._db.execute("SELECT value FROM state").fetchone()
+        return codec.decode(row[0], State) if row else State()
+
+    def turns(self) -> Iterator[Turn]:
+        """Yield all turns, oldest first."""
+        for at, observations, effects in self._db.execute(
+            "SELECT at, observations, effects FROM turns ORDER BY seq"
+        ):
+            yield Turn(
+                at=datetime.fromisoformat(at),
+                observations=codec.decode(observations, tuple[Observation, ...]),
+                effects=codec.decode(effects, tuple[Effect, ...]),
+            )
+
+    def prune(self, before: datetime) -> None:
+        """Forget turns that are older; incidents stay."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("DELETE FROM turns WHERE at < ?", (before.isoformat(),))
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._db.close()
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reader beside the daemon sees."""
+
+    at: datetime | None
+    state: State
+    incidents: tuple[Incident, ...]
+    kept: Mapping[str, bytes]
+
+
+def read(folder: Path) -> Snapshot:
+    """Read the journal beside a running daemon, without disturbing it.
+
+    Raises:
+        JournalError: There is none, or it cannot be read.
+    """
+    path = folder / FILE
+    if not path.exists():
+        raise JournalError(
+            f"{path}: no journal here. Start the daemon first (diagnose run -- COMMAND), "
+            "or name its folder (--state-dir DIR)."
+        )
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            row = db.execute("SELECT at, value FROM state").fetchone()
+            rows: Sequence[tuple[bytes]] = db.execute(
+                "SELECT value FROM incidents ORDER BY last_seen DESC LIMIT 1000"
+            ).fetchall()
+            kept = dict(db.execute("SELECT name, value FROM kept").fetchall())
+    except sqlite3.Error as error:
+        raise JournalError(f"{path}: {error}. Is it readable for this user?") from error
+    return Snapshot(
+        at=datetime.fromisoformat(row[0]).astimezone(timezone.utc) if row else None,
+        state=codec.decode(row[1], State) if row else State(),
+        incidents=tuple(codec.decode(value, Incident) for (value,) in rows),
+        kept=kept,
+    )
+
+
+@contextlib.contextmanager
+def _rollback_on_error(db: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
+        raise

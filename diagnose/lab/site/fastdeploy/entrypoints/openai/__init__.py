@@ -1,0 +1,1 @@
+"""Part of the lab server, a stand-in for FastDeploy."""

@@ -1,0 +1,1 @@
+"""How a server is launched: reading and changing commands, as values. Pure."""

@@ -1,0 +1,111 @@
+"""The file behind ``--config``: YAML with the flags' names, underscores instead of hyphens."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+
+import yaml
+
+from diagnose.errors import FileError
+from diagnose.launch.spec import value
+from diagnose.launch.table import BY_NAME, canonical, kind_of
+from diagnose.model.launch import LaunchSpec
+
+EMPTY: Mapping[str, str] = {}
+
+
+def config_path(spec: LaunchSpec) -> str | None:
+    """Return the file that ``--config`` names, as given; ``None`` without one.
+
+    Raises:
+        ConfigError: The command starts no FastDeploy server.
+    """
+    return value(spec, "--config") or None
+
+
+def flag_values(text: str, path: str = "config.yaml") -> dict[str, str]:
+    """Read the file: flag, with dashes, to value as it would stand in a command.
+
+    A switch that is on has ``""``; what is off or null is not given, save the ``--no-`` twin of a pair.
+    Keys that no FastDeploy knows are left out, as the server drops them without a word: see `unknown_keys`.
+
+    Raises:
+        FileError: The text is no YAML mapping.
+
+    >>> flag_values("max_model_len: 32768")
+    {'--max-model-len': '32768'}
+    """
+    found: dict[str, str] = {}
+    for key, given in _mapping(text, path).items():
+        name = _flag(key)
+        kind = kind_of(name) if name else None
+        if name is None or kind is None or given is None:
+            continue
+        if kind in {"switch", "pair"}:
+            if given is not False:
+                found[name] = ""
+            elif kind == "pair":
+                found[f"--no-{name[2:]}"] = ""
+        else:
+            found[name] = _text(given, many=kind == "list")
+    return found
+
+
+def unknown_keys(text: str, path: str = "config.yaml") -> tuple[str, ...]:
+    """Return the keys that the server will drop without a word.
+
+    Raises:
+        FileError: The text is no YAML mapping.
+    """
+    return tuple(key for key in _mapping(text, path) if _flag(key) is None)
+
+
+def lookup(spec: LaunchSpec, flag: str, config: Mapping[str, str] = EMPTY) -> str | None:
+    """Return what a flag is set to by the command or, failing that, by its ``--config`` file.
+
+    Args:
+        config: What `flag_values` read from that file.
+
+    Raises:
+        ConfigError: The command starts no FastDeploy server.
+    """
+    given = value(spec, flag)
+    return config.get(canonical(flag)) if given is None else given
+
+
+def _flag(key: str) -> str | None:
+    """Argparse's own destination of a flag has underscores throughout; a key with hyphens is unknown."""
+    name = canonical(f"--{key}")
+    return name if "-" not in key and name in BY_NAME and name[2:].replace("-", "_") == key else None
+
+
+def _text(given: object, *, many: bool) -> str:
+    if isinstance(given, dict):
+        return json.dumps(given, ensure_ascii=False)
+    if isinstance(given, list):
+        words = [str(one) for one in given]
+        return shlex.join(words) if many else ",".join(words)
+    return str(given)
+
+
+def _mapping(text: str, path: str) -> dict[str, object]:
+    try:
+        read = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, None)
+        problem = f"no YAML: {error.problem}"
+        raise FileError(
+            path=path, line=line, column=column, problem=problem, hint="Write key: value lines"
+        ) from error
+    except yaml.YAMLError as error:
+        raise FileError(path=path, line=1, problem="no YAML", hint="Write key: value lines") from error
+    if read is None:
+        return {}
+    if not isinstance(read, dict):
+        raise FileError(
+            path=path, line=1, problem="no mapping", hint="Write lines like max_model_len: 32768"
+        )
+    return {str(key): given for key, given in read.items()}
