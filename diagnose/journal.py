@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -55,9 +56,10 @@ class Journal:
         Raises:
             JournalError: The folder or file cannot be used, or is of a newer version.
         """
+        self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = sqlite3.connect(folder / FILE, isolation_level=None)
+            self._db = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
             (folder / FILE).chmod(0o600)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._check_version(folder / FILE)
@@ -86,9 +88,9 @@ class Journal:
         """
         grave = bool(turn.effects) or any(isinstance(one, Outcome) for one in turn.observations)
         try:
-            self._db.execute(f"PRAGMA synchronous = {'FULL' if grave else 'NORMAL'}")
-            self._db.execute("BEGIN IMMEDIATE")
-            with _rollback_on_error(self._db):
+            with self._lock, _rollback_on_error(self._db):
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if grave else 'NORMAL'}")
+                self._db.execute("BEGIN IMMEDIATE")
                 self._write(turn, state, kept)
                 self._db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -112,23 +114,25 @@ class Journal:
                 self._db.execute("INSERT OR REPLACE INTO intents (id, at, value) VALUES (?, ?, ?)", intent)
         for seen in turn.observations:
             if isinstance(seen, Outcome):
-                self._db.execute(
-                    "UPDATE intents SET outcome = ? WHERE id = ?", (codec.encode(seen), seen.intent_id)
-                )
+                self._db.execute("UPDATE intents SET outcome = ? WHERE id = ?", (codec.encode(seen), seen.intent_id))
         self._db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", list(kept.items()))
 
     def keep(self, name: str, value: bytes) -> None:
-        """Write one thing down at once, outside of a turn (a handle of a process just started)."""
+        """Write one thing down at once, outside of a turn (a handle of a process just started); any thread.
+
+        Raises:
+            JournalError: It was not written.
+        """
         try:
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, value))
+            with self._lock:
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, value))
         except sqlite3.Error as error:
             raise JournalError(f"the journal cannot be written: {error}. Make room on its disk.") from error
 
-    def kept(self, name: str) -> bytes | None:
-        """Return what was kept under a name."""
-        row = self._db.execute("SELECT value FROM kept WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else None
+    def kept(self) -> dict[str, bytes]:
+        """Return all that was kept, by name."""
+        return dict(self._db.execute("SELECT name, value FROM kept").fetchall())
 
     def state(self) -> State:
         """Return where the mind stood after the last turn; a fresh state where there is none."""
@@ -137,9 +141,7 @@ class Journal:
 
     def turns(self) -> Iterator[Turn]:
         """Yield all turns, oldest first."""
-        for at, observations, effects in self._db.execute(
-            "SELECT at, observations, effects FROM turns ORDER BY seq"
-        ):
+        for at, observations, effects in self._db.execute("SELECT at, observations, effects FROM turns ORDER BY seq"):
             yield Turn(
                 at=datetime.fromisoformat(at),
                 observations=codec.decode(observations, tuple[Observation, ...]),

@@ -112,9 +112,7 @@ class StopReport(msgspec.Struct, frozen=True, kw_only=True):
 class Controller(Protocol):
     """Starts, finds, watches and stops servers; all calls may block."""
 
-    def start(
-        self, target: str, generation: int, spec: LaunchSpec, *, run_dir: str, ports: Ports = ...
-    ) -> Handle:
+    def start(self, target: str, generation: int, spec: LaunchSpec, *, run_dir: str, ports: Ports = ...) -> Handle:
         """Start a command in its own session, its output in ``run_dir/console.log``.
 
         A second call starts a second server.

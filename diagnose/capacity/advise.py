@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,6 +34,17 @@ _TIGHT = 0.25
 """How much of the margins is kept where nothing else fits and a server is down anyway."""
 
 Change = tuple[str, str | None, str]
+
+
+class _Limits(NamedTuple):
+    """What the search has to keep: flags that the server knows, and whether the tokens may follow.
+
+    Tokens of a step follow sequences and length only where they are no choice of their own: else a change
+    of two flags would pass for one.
+    """
+
+    accepted: Collection[str]
+    follow: bool
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,10 +103,11 @@ def advise(
     if sound is not None and write(known, sound).fits:
         return _advice(known, settings, sound, now)
     flags = [flag for flag in dict.fromkeys(allow) if flag in accepted and values(flag, settings)]
+    limits = _Limits(accepted, follow=TOKENS not in flags)
     tight = [msgspec.structs.replace(known, caution=_TIGHT)] if _failed(measured, failures) else []
     for belief in (known, *tight):
         for chosen in _choices(flags):
-            found = _fit(belief, settings, chosen, accepted)
+            found = _fit(belief, settings, chosen, limits)
             if found is not None:
                 return _advice(belief, settings, found, now)
     return _nothing(known, settings, now)
@@ -113,38 +126,41 @@ def _choices(flags: Sequence[str]) -> Iterator[tuple[str, ...]]:
             yield tuple(flags[index] for index in pick)
 
 
-def _fit(known: Known, base: Settings, flags: Sequence[str], accepted: Collection[str]) -> Settings | None:
+def _fit(known: Known, base: Settings, flags: Sequence[str], limits: _Limits) -> Settings | None:
     """Return the settings nearest to `base` that fit when just `flags` change; ``None`` where none does.
 
     The harshest flag comes first: it takes the first value with which the gentler ones can still make it.
     """
     if not flags:
-        sound = coupled(base, accepted)
+        sound = coupled(base, limits.accepted, follow=limits.follow)
         return sound if sound is not None and write(known, sound).fits else None
     gentler, harshest = flags[:-1], flags[-1]
 
     def good(value: object) -> bool:
-        return _can_fit(known, change(base, harshest, value), gentler, accepted)
+        return _can_fit(known, change(base, harshest, value), gentler, limits)
 
-    value = nearest(values(harshest, base), good, ordered=harshest not in TWO_SIDED)
-    return None if value is None else _fit(known, change(base, harshest, value), gentler, accepted)
+    keep = 0 if limits.follow or TOKENS in gentler else base.tokens
+    value = nearest(values(harshest, base, keep=keep), good, ordered=harshest not in TWO_SIDED)
+    return None if value is None else _fit(known, change(base, harshest, value), gentler, limits)
 
 
-def _can_fit(known: Known, base: Settings, flags: Sequence[str], accepted: Collection[str]) -> bool:
+def _can_fit(known: Known, base: Settings, flags: Sequence[str], limits: _Limits) -> bool:
     """Tell whether any values of `flags` fit: of one-sided flags the last value helps the most."""
-    for flag in flags:
-        options = values(flag, base)
+    for flag in sorted(flags, key=lambda one: one != TOKENS):  # the others must not fall below the tokens
+        options = values(flag, base, keep=0 if limits.follow else base.tokens)
         if flag in TWO_SIDED:
             rest = [one for one in flags if one != flag]
-            return any(_can_fit(known, change(base, flag, value), rest, accepted) for value in options)
+            return any(_can_fit(known, change(base, flag, value), rest, limits) for value in options)
         if options:
             base = change(base, flag, options[-1])
-    return _fit(known, base, (), accepted) is not None
+    return _fit(known, base, (), limits) is not None
 
 
 def _changes(before: Settings, after: Settings) -> tuple[Change, ...]:
     found = []
     for flag in (*_COSTS, "--num-gpu-blocks-override"):
+        if flag == TOKENS and after.max_num_batched_tokens is None:
+            continue  # the server's default, which may have moved with the length
         new = after.text(flag)
         if new is not None and new != before.text(flag):
             found.append((flag, before.value(flag), new))
@@ -187,11 +203,7 @@ def _advice(known: Known, before: Settings, after: Settings, now: Bill) -> Advic
         Text(f"As given: {_reason(now).en}", f"现有设置：{_reason(now).zh}"),
         Text(f"With {told}:", f"改为 {told} 后："),
     )
-    slim = (
-        Text(
-            "A tight fit: only a quarter of the usual margins is left", "余量很小：只留了通常余量的四分之一"
-        ),
-    )
+    slim = (Text("A tight fit: only a quarter of the usual margins is left", "余量很小：只留了通常余量的四分之一"),)
     return Advice(
         changes=changes,
         arithmetic=(*_foreign(known), *heading, *then.lines(), *(slim if known.caution < 1 else ())),

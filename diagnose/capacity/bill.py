@@ -171,9 +171,7 @@ def _asks_as_much(known: Known, at: Settings, failed: Settings, phase: Phase) ->
     if phase == "profile":
         return heavy and busy
     if phase:
-        return (
-            known.kv(at) >= known.kv(failed) and known.after(at).size >= known.after(failed).size and heavy
-        )
+        return known.kv(at) >= known.kv(failed) and known.after(at).size >= known.after(failed).size and heavy
     if at.num_gpu_blocks_override != failed.num_gpu_blocks_override:
         return False
     tight = at.gpu_memory_utilization <= failed.gpu_memory_utilization
@@ -202,8 +200,7 @@ def _items(known: Known, at: Settings) -> tuple[Item, ...]:
     else:
         parts = {"context": known.contexts(), "activations": known.activation(at), "other": known.other()}
         last = tuple(
-            Item(name=name, size=part.size, margin=part.margin, measured=part.measured)
-            for name, part in parts.items()
+            Item(name=name, size=part.size, margin=part.margin, measured=part.measured) for name, part in parts.items()
         )
         heavy = Item(name="weights", size=weights.size, margin=weights.margin, measured=weights.measured)
     return (*((foreign,) if foreign.size else ()), heavy, *last)
@@ -259,13 +256,9 @@ def _after_line(bill: Bill) -> Text:
 def _verdict_line(bill: Bill) -> Text:
     short = size(-bill.spare_bytes)
     texts = {
-        "fits": Text(
-            f"Fits, with {size(bill.spare_bytes)} to spare", f"可以运行，尚余 {size(bill.spare_bytes)}"
-        ),
+        "fits": Text(f"Fits, with {size(bill.spare_bytes)} to spare", f"可以运行，尚余 {size(bill.spare_bytes)}"),
         "weights": Text(f"The weights do not fit: {short} missing", f"权重放不下：缺 {short}"),
-        "profile": Text(
-            f"The activations of one step do not fit: {short} missing", f"单步激活放不下：缺 {short}"
-        ),
+        "profile": Text(f"The activations of one step do not fit: {short} missing", f"单步激活放不下：缺 {short}"),
         "blocks-negative": Text(
             f"Nothing is left for the KV cache: {short} missing", f"没有显存留给 KV Cache：缺 {short}"
         ),

@@ -151,9 +151,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
             margin = size // 5
         else:
             size, margin = base + graphs, graphs // 2
-        return Amount(
-            size + self.late_extra(at), margin + self.card.total_bytes // 50, self.graphs is not None
-        )
+        margin = int((margin + self.card.total_bytes // 50) * self.caution)
+        return Amount(size + self.late_extra(at), margin, self.graphs is not None)
 
     def late_extra(self, at: Settings) -> int:
         """Half of what a failure proved is taken for fixed, half for growing with the graphs."""
@@ -248,9 +247,14 @@ def _phase_of(known: Known, start: Measured) -> Phase | None:
 
 
 def _guess(known: Known, failed: Failed, at: Settings | None) -> Phase:
-    """Tell the phase by what was allocated already."""
-    if failed.allocated_bytes is None or at is None:
+    """Tell the phase by what was allocated already, else by what cannot fit; empty for unknown."""
+    if at is None:
         return ""
+    if failed.allocated_bytes is None:
+        room = known.card.total_bytes - known.card.foreign_bytes - known.contexts().size
+        if known.weight(at).size > room:
+            return "load"
+        return "profile" if known.weight(at).size + known.activation(at).size > room else ""
     if failed.allocated_bytes + (failed.requested_bytes or 0) < 0.97 * known.weight(at).size:
         return "load"
     outside = known.contexts().size + known.card.foreign_bytes

@@ -33,8 +33,11 @@ TWO_SIDED = frozenset({UTILIZATION, BLOCKS})
 """Flags where both less and more can help, so that no value tells about the next."""
 
 
-def values(flag: str, present: Settings) -> Sequence[object]:
+def values(flag: str, present: Settings, *, keep: int = 0) -> Sequence[object]:
     """Return the values that `flag` may take instead, nearest to the present first.
+
+    Args:
+        keep: Tokens of one step that sequences times length must not fall below.
 
     Empty for a flag that cannot be fitted. For all but `TWO_SIDED` each value takes less memory than the
     one before it.
@@ -49,9 +52,10 @@ def values(flag: str, present: Settings) -> Sequence[object]:
         least = max(_USEFUL_TOKENS, s.block_size)
         return range(_below(s.tokens, s.block_size), least - 1, -s.block_size)
     if flag == SEQS:
-        return range(min(s.max_num_seqs - 1, MOST_SEQS), LEAST_SEQS - 1, -1)
+        least = max(LEAST_SEQS, -(-keep // s.max_model_len))
+        return range(min(s.max_num_seqs - 1, MOST_SEQS), least - 1, -1)
     if flag == LENGTH:
-        least = max(_USEFUL_LENGTH, LEAST_LENGTH)
+        least = max(_USEFUL_LENGTH, LEAST_LENGTH, -(-keep // s.max_num_seqs))
         return range(_below(s.max_model_len, s.block_size), least - 1, -s.block_size)
     if flag == QUANTIZATION:
         steps = (None, "wint8", "wint4")
@@ -108,17 +112,26 @@ def change(settings: Settings, flag: str, value: object) -> Settings:
     return msgspec.structs.replace(settings, **fields[flag])
 
 
-def coupled(settings: Settings, accepted: Collection[str]) -> Settings | None:
+def coupled(settings: Settings, accepted: Collection[str], *, follow: bool = True) -> Settings | None:
     """Bring the trio of lengths together again; ``None`` where the server would refuse it all the same.
 
     ``max_num_seqs <= max_num_batched_tokens <= max_num_seqs * max_model_len``: what was lowered may have
     broken it, and the server's own default of the middle one may too.
+
+    Args:
+        accepted: Flags that the server knows.
+        follow: The tokens may be lowered to what is left for them; else that is refused.
     """
     most = settings.max_num_seqs * settings.max_model_len
-    if settings.tokens > most:
+    whole = not (settings.v1_scheduler or settings.chunked_prefill)  # a prompt is taken in one step
+    least = settings.max_model_len if whole else 0
+    tokens = min(max(settings.tokens, least), most)
+    if tokens < settings.tokens and not follow:
+        return None
+    if tokens != settings.tokens:
         if TOKENS not in accepted:
             return None
-        settings = msgspec.structs.replace(settings, max_num_batched_tokens=most)
+        settings = msgspec.structs.replace(settings, max_num_batched_tokens=tokens)
     return None if problems(settings) else settings
 
 

@@ -158,9 +158,7 @@ def shape_from_config(name: str, config: Mapping[str, Any]) -> Shape:
         max_positions=read.maybe("max_position_embeddings", "max_sequence_length") or 131072,
         tied_embeddings=bool(read.raw("tie_word_embeddings")),
         experts=experts,
-        experts_active=(
-            read.need("moe_k", "num_experts_per_tok", "moe_topk", "moe_top_k") if experts else 0
-        ),
+        experts_active=(read.need("moe_k", "num_experts_per_tok", "moe_topk", "moe_top_k") if experts else 0),
         experts_shared=read.maybe("moe_num_shared_experts", "n_shared_experts") if experts else 0,
         moe_intermediate=_moe_width(read) if experts else 0,
         dense_layers=_dense_layers(read, layers) if experts else 0,
@@ -195,9 +193,7 @@ class _Reader:
         if value is None:
             return 0
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InputError(
-                f"config.json of {self.name}: {keys[0]} is {value!r}, no whole number. Correct that key."
-            )
+            raise InputError(f"config.json of {self.name}: {keys[0]} is {value!r}, no whole number. Correct that key.")
         return value
 
     def need(self, *keys: str) -> int:

@@ -46,9 +46,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(args: argparse.Namespace) -> int:
     """Print the bill and the advice; 0 fits, 1 does not fit as given, 2 bad input."""
-    import sys  # noqa: PLC0415 - this and all below only where the command runs: --help stays fast
+    import sys
 
-    from diagnose.errors import DiagnoseError  # noqa: PLC0415 - as above
+    from diagnose.errors import DiagnoseError
 
     try:
         return _run(args)
@@ -58,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from diagnose.capacity.advise import advise  # noqa: PLC0415 - as above
-    from diagnose.capacity.bill import bill  # noqa: PLC0415 - as above
-    from diagnose.capacity.parse import parse_bytes  # noqa: PLC0415 - as above
-    from diagnose.capacity.settings import (  # noqa: PLC0415 - as above
+    from diagnose.capacity.advise import advise
+    from diagnose.capacity.bill import bill
+    from diagnose.capacity.parse import parse_bytes
+    from diagnose.capacity.settings import (
         LENGTH,
         QUANTIZATION,
         SEQS,
@@ -70,7 +70,7 @@ def _run(args: argparse.Namespace) -> int:
         Card,
         Settings,
     )
-    from diagnose.errors import InputError  # noqa: PLC0415 - as above
+    from diagnose.errors import InputError
 
     lang: Lang = getattr(args, "lang", None) or "en"
     card = Card(total_bytes=parse_bytes(args.gpu_memory), foreign_bytes=parse_bytes(args.used))
@@ -94,13 +94,11 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(settings: Settings) -> None:
     """Refuse what the server would refuse, but for what follows from its own default."""
-    from diagnose.capacity.settings import TOKENS, problems  # noqa: PLC0415 - as above
-    from diagnose.errors import InputError  # noqa: PLC0415 - as above
+    from diagnose.capacity.settings import TOKENS, problems
+    from diagnose.errors import InputError
 
     if not 0 < settings.gpu_memory_utilization <= 1 or settings.tensor_parallel < 1:
-        raise InputError(
-            "--gpu-memory-utilization is above 0 and at most 1, --tensor-parallel-size 1 or more."
-        )
+        raise InputError("--gpu-memory-utilization is above 0 and at most 1, --tensor-parallel-size 1 or more.")
     wrong = problems(settings)
     if wrong and (TOKENS in settings.given or "max_num_batched_tokens" not in wrong[0]):
         raise InputError(f"the server would refuse this: {wrong[0]}. Correct that flag.")
@@ -112,13 +110,13 @@ def _load(model: str) -> tuple[Shape, str | None]:
     Raises:
         InputError: Neither knows the model, or the file cannot be read.
     """
-    import json  # noqa: PLC0415 - as above
-    from pathlib import Path  # noqa: PLC0415 - as above
+    import json
+    from pathlib import Path
 
-    import msgspec  # noqa: PLC0415 - as above
+    import msgspec
 
-    from diagnose.capacity.shapes import SHAPES, known_shape, shape_from_config  # noqa: PLC0415 - as above
-    from diagnose.errors import InputError  # noqa: PLC0415 - as above
+    from diagnose.capacity.shapes import SHAPES, known_shape, shape_from_config
+    from diagnose.errors import InputError
 
     folder = Path(model)
     path = folder / "config.json"
@@ -146,7 +144,7 @@ def _load(model: str) -> tuple[Shape, str | None]:
 
 def _quantized(config: object) -> str:
     """Return the setting of a checkpoint that is quantized already, as ``--quantization`` would take it."""
-    import json  # noqa: PLC0415 - as above
+    import json
 
     if not isinstance(config, dict):
         return str(config)
@@ -155,9 +153,9 @@ def _quantized(config: object) -> str:
 
 
 def _print_json(shape: Shape, now: Bill, advice: Advice, lang: Lang) -> None:
-    import json  # noqa: PLC0415 - as above
+    import json
 
-    import msgspec  # noqa: PLC0415 - as above
+    import msgspec
 
     document = {
         "schema": "diagnose.capacity/1",
@@ -179,11 +177,11 @@ def _print_json(shape: Shape, now: Bill, advice: Advice, lang: Lang) -> None:
 
 
 def _print_table(shape: Shape, now: Bill, advice: Advice, lang: Lang) -> None:
-    from rich.console import Console  # noqa: PLC0415 - as above
-    from rich.table import Table  # noqa: PLC0415 - as above
-    from rich.text import Text as Rich  # noqa: PLC0415 - as above
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text as Rich
 
-    from diagnose.capacity.bill import NAMES, size  # noqa: PLC0415 - as above
+    from diagnose.capacity.bill import NAMES, size
 
     def say(en: str, zh: str) -> str:
         return zh if lang == "zh" else en
@@ -209,7 +207,7 @@ def _print_table(shape: Shape, now: Bill, advice: Advice, lang: Lang) -> None:
 
 
 def _print_advice(show: Callable[[Text], None], advice: Advice, heading: str, lang: Lang) -> None:
-    from rich.text import Text as Rich  # noqa: PLC0415 - as above
+    from rich.text import Text as Rich
 
     show(Rich(f"\n{heading}", style="bold"))
     for flag, old, new in advice.changes:

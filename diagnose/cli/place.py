@@ -40,5 +40,9 @@ def add_common(parser: argparse.ArgumentParser, *, state: bool = False, knowledg
             "--rules", action="append", default=[], metavar="DIR", help="more rules, over the shipped ones"
         )
         parser.add_argument(
-            "--remedies", action="append", default=[], metavar="DIR", help="more remedies, over the shipped ones"
+            "--remedies",
+            action="append",
+            default=[],
+            metavar="DIR",
+            help="more remedies, over the shipped ones",
         )

@@ -12,7 +12,10 @@ from pathlib import Path
 from diagnose.controllers import procfs
 from diagnose.ports import Handle
 
-_SIGNALS = """
+SHM = Path("/dev/shm")  # noqa: S108 - where FastDeploy puts them
+TMP = Path("/tmp")  # noqa: S108 - where FastDeploy puts them
+
+_SIGNALS = re.compile(r"\w+").findall("""
 worker_ready_signal loaded_model_signal launched_cache_manager_signal launched_expert_service_signal
 get_profile_block_num exist_task_signal exist_tasks_intra_signal exist_swapped_task_signal
 exist_prefill_task_signal worker_healthy_live_signal cache_ready_signal swap_space_ready_signal
@@ -22,15 +25,13 @@ rearrange_experts_status rearrange_experts_ips_size rearrange_experts_ips_list
 signal_update_weight_from_tensor local_experts_token_stats all_experts_token_stats
 signal_clear_experts_token_stats signal_update_weight_from_disk result_update_weight_from_disk
 fd_lock_gpu_cache_lock
-""".split()
+""")
 _QUEUE = r"({signals})\.{port}(_dp\d+(_tp\d+)?)?|fd_task_queue_{port}\.sock|ctrl_[wc]2e_rank\d+_{port}"
 _HTTP = r"{port}\.socket|router_{port}\.ipc|response_{port}_w\d+\.pull"
 _PID = r"{pid}\.socket|router_{pid}\.ipc"  # up to 2.2 named by the main process
 
 
-def leftovers(
-    handle: Handle, *, shm: Path = Path("/dev/shm"), tmp: Path = Path("/tmp")
-) -> tuple[Path, ...]:  # noqa: S108 - where FastDeploy puts them
+def leftovers(handle: Handle, *, shm: Path = SHM, tmp: Path = TMP) -> tuple[Path, ...]:
     """Return the files that carry this instance's ports, sorted.
 
     Args:

@@ -1,7 +1,7 @@
 """A server as a process that outlives the daemon: started, found again, watched and ended.
 
-The server gets a session of its own and writes to a file, never into a pipe of ours: the daemon can be killed
-and the server does not notice. All calls may block; the agent makes them in a thread.
+The server gets a session of its own and writes to a file, never into a pipe of ours: the daemon can be
+killed and the server does not notice. All calls may block; the agent makes them in a thread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,18 +20,18 @@ import msgspec
 import psutil
 
 from diagnose.controllers import procfs
-from diagnose.controllers.leftovers import leftovers
+from diagnose.controllers.attach import differing, is_server, listener, main_of
+from diagnose.controllers.leftovers import SHM, TMP, leftovers
+from diagnose.controllers.spawn import send, spawn
 from diagnose.controllers.tree import MARK, TreeFinder, queue_ports_of
 from diagnose.errors import ConfigError, ControllerError
 from diagnose.launch import settings
-from diagnose.launch.spec import fastdeploy_part
 from diagnose.model.launch import LaunchSpec
 from diagnose.ports import Exit, Handle, Member, Ports, StopReport
 
 _TURN_SECONDS = 0.05
 _TERM_SECONDS = 5.0
 _KILL_SECONDS = 10.0
-_OWN_VARIABLES = frozenset({MARK, "_", "OLDPWD", "PWD", "SHLVL", "PROMETHEUS_MULTIPROC_DIR"})
 _GRACE = timedelta(seconds=30)
 _NOTHING = timedelta(0)
 
@@ -47,8 +47,8 @@ class ProcessController:
     def __init__(
         self,
         *,
-        shm: Path = Path("/dev/shm"),  # noqa: S108 - where FastDeploy puts it
-        tmp: Path = Path("/tmp"),  # noqa: S108 - where FastDeploy puts them
+        shm: Path = SHM,
+        tmp: Path = TMP,
         gpu_wait: timedelta = timedelta(seconds=60),
     ) -> None:
         self._shm, self._tmp, self._gpu_wait = shm, tmp, gpu_wait
@@ -69,7 +69,7 @@ class ProcessController:
         """
         instance = f"{target}/{generation}/{uuid.uuid4().hex[:12]}"
         console = Path(run_dir) / "console.log"
-        child = _spawn(spec, console, {**os.environ, **spec.env, MARK: instance})
+        child = spawn(spec, console, {**os.environ, **spec.env, MARK: instance})
         self._children[child.pid] = child
         handle = _handle_of(child.pid, target=target, generation=generation, spec=spec, instance=instance)
         return msgspec.structs.replace(handle, ports=ports or ports_of(spec), console=str(console))
@@ -87,22 +87,18 @@ class ProcessController:
 
         For the daemon that died between the start of a server and the note in its journal.
         """
-        marked = {
-            one.pid: one for one in procfs.processes() if self._finder.mark(one).startswith(f"{target}/")
-        }
+        marked = {one.pid: one for one in procfs.processes() if self._finder.mark(one).startswith(f"{target}/")}
         tops = [one for one in marked.values() if one.alive and one.ppid not in marked]
-        mains = [one for one in tops if _is_server(procfs.cmdline(one.pid))] or tops
+        mains = [one for one in tops if is_server(procfs.cmdline(one.pid))] or tops
         if not mains:
             return None
         newest = max(mains, key=lambda one: one.ticks)
         instance = self._finder.mark(newest)
-        number = instance.split("/")[1]
+        number = instance.rsplit("/", 2)[1]
         return self._taken(newest.pid, target, int(number) if number.isdigit() else 1, "adopted")
 
-    def attach(
-        self, *, target: str, port: int | None = None, pid: int | None = None, generation: int = 1
-    ) -> Handle:
-        """Return a handle for a server that somebody else started: by its HTTP port or one of its processes.
+    def attach(self, *, target: str, port: int | None = None, pid: int | None = None, generation: int = 1) -> Handle:
+        """Return a handle for a server that somebody else started: by its HTTP port or a process.
 
         Its command, environment and working directory are read from ``/proc``.
 
@@ -110,15 +106,15 @@ class ProcessController:
             ControllerError: There is no such server, or it may not be looked at.
         """
         if pid is None:
-            pid = _listener(port)
-        handle = self._taken(_main_of(pid), target, generation, "attached")
+            pid = listener(port)
+        handle = self._taken(main_of(pid), target, generation, "attached")
         if port is not None:
             ports = msgspec.structs.replace(handle.ports, http=port)
             handle = msgspec.structs.replace(handle, ports=ports)
         return self.learn_ports(handle)
 
     def learn_ports(self, handle: Handle) -> Handle:
-        """Return the handle with the queue ports that its workers' commands name, where they were unknown."""
+        """Return the handle with the queue ports that its workers name, where they were unknown."""
         if handle.ports.queue:
             return handle
         found = {port for member in self.tree(handle) for port in queue_ports_of(member.command)}
@@ -127,11 +123,10 @@ class ProcessController:
 
     def tree(self, handle: Handle) -> tuple[Member, ...]:
         """Return its live processes, main first, those in other sessions included."""
-        self._reap(handle)
-        return self._finder.members(handle)
+        return self._members(handle, thorough=False)
 
     def poll_exit(self, handle: Handle) -> Exit | None:
-        """Return how the main process ended, ``None`` while it runs; ``code`` only where it is our child."""
+        """Return how the main process ended, ``None`` while it runs; the code only of our child."""
         self._reap(handle)
         found = procfs.stat(handle.pid)
         if found is not None and found.ticks == handle.ticks and found.alive:
@@ -154,13 +149,11 @@ class ProcessController:
         """
         began = time.monotonic()
         drained = _drain(running, drain) if running and self.tree(handle) else None
-        before = self.tree(handle)
+        before = self._all(handle)
         main = [one for one in before if one.role == "main"]
         send(main, signal.SIGTERM)
         if main:
-            self._wait(
-                handle, grace.total_seconds(), until=lambda left: all(one.role != "main" for one in left)
-            )
+            self._wait(handle, grace.total_seconds(), until=lambda left: all(one.role != "main" for one in left))
         rest = self.tree(handle)
         send(rest, signal.SIGTERM)
         rest = self._wait(handle, min(grace.total_seconds(), _TERM_SECONDS), until=_nobody)
@@ -184,37 +177,42 @@ class ProcessController:
         Raises:
             ControllerError: A process of the instance lives, or another server listens on its ports.
         """
-        alive = self.tree(handle)
+        alive = self._all(handle)
         if alive:
             pids = ", ".join(str(one.pid) for one in alive)
-            raise ControllerError(
-                f"nothing removed: processes {pids} of this server still live. Stop them first."
-            )
+            raise ControllerError(f"nothing removed: processes {pids} of this server still live. Stop them first.")
         ports = [port for port in (handle.ports.http, *handle.ports.queue, *handle.ports.cache) if port]
         taken = next((port for port in ports if _answers(port)), None)
         if taken is not None:
-            raise ControllerError(
-                f"nothing removed: another program listens on port {taken}. Stop it, or move it."
-            )
+            raise ControllerError(f"nothing removed: another program listens on port {taken}. Stop it, or move it.")
         removed = []
         for path in self.leftovers(handle):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise ControllerError(
-                    f"{path} cannot be removed: {error.strerror}. Run as its owner."
-                ) from error
+                raise ControllerError(f"{path} cannot be removed: {error.strerror}. Run as its owner.") from error
             removed.append(str(path))
         return tuple(removed)
+
+    def _all(self, handle: Handle) -> tuple[Member, ...]:
+        """Look at every process of the host anew."""
+        return self._members(handle, thorough=True)
+
+    def _members(self, handle: Handle, *, thorough: bool) -> tuple[Member, ...]:
+        self._reap(handle)
+        found = self._finder.members(handle, thorough=thorough)
+        for pid in self._finder.ended_children(handle):
+            _awaited(pid)
+        return found
 
     def _kill(self, handle: Handle, rest: tuple[Member, ...]) -> tuple[set[int], tuple[Member, ...]]:
         killed: set[int] = set()
         deadline = time.monotonic() + _KILL_SECONDS
+        rest = rest or self._all(handle)
         while rest and time.monotonic() < deadline:
             killed |= send(rest, signal.SIGKILL)
-            rest = self._wait(
-                handle, 1.0, until=_nobody
-            )  # one that was forked meanwhile comes in the next round
+            self._wait(handle, 1.0, until=_nobody)
+            rest = self._all(handle)  # one that was forked meanwhile comes in the next round
         return killed - {one.pid for one in rest}, rest
 
     def _wait(
@@ -229,9 +227,7 @@ class ProcessController:
 
     def _taken(self, pid: int, target: str, generation: int, how: str) -> Handle:
         environ = procfs.environ(pid)
-        spec = LaunchSpec(
-            argv=procfs.cmdline(pid), env=_differing(environ), cwd=procfs.link(pid, "cwd") or "/"
-        )
+        spec = LaunchSpec(argv=procfs.cmdline(pid), env=differing(environ), cwd=procfs.link(pid, "cwd") or "/")
         mark = environ.get(MARK, "")
         handle = _handle_of(pid, target=target, generation=generation, spec=spec, instance=mark)
         output = procfs.link(pid, "fd/1")
@@ -243,17 +239,19 @@ class ProcessController:
         child = self._children.get(handle.pid)
         if child is not None and (code := child.poll()) is not None:
             self._exits[handle.pid, handle.ticks] = Exit(code=code)
-            del self._children[handle.pid]
+            self._children.pop(handle.pid, None)
         found = procfs.stat(handle.pid) if child is None else None
-        if (
-            found is not None
-            and not found.alive
-            and found.ppid == os.getpid()
-            and found.ticks == handle.ticks
-        ):
-            pid, status = os.waitpid(handle.pid, os.WNOHANG)
+        if found is not None and not found.alive and found.ppid == os.getpid() and found.ticks == handle.ticks:
+            pid, status = _awaited(handle.pid)
             if pid:
                 self._exits[handle.pid, handle.ticks] = Exit(code=os.waitstatus_to_exitcode(status))
+
+
+def _awaited(pid: int) -> tuple[int, int]:
+    try:
+        return os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # another thread was faster
+        return 0, 0
 
 
 def ports_of(spec: LaunchSpec) -> Ports:
@@ -266,74 +264,6 @@ def ports_of(spec: LaunchSpec) -> Ports:
         )
     except ConfigError:
         return Ports()
-
-
-def send(members: Iterable[Member], number: signal.Signals) -> set[int]:
-    """Signal exactly these processes and return the pids that were reached; one that is gone is passed over.
-
-    Raises:
-        ControllerError: A process may not be signalled.
-    """
-    reached = set()
-    for one in members:
-        try:
-            descriptor = os.pidfd_open(one.pid)
-        except ProcessLookupError:
-            continue
-        except OSError as error:
-            raise ControllerError(
-                f"process {one.pid} cannot be signalled: {error.strerror}. Use Linux 5.3+."
-            ) from error
-        try:
-            found = procfs.stat(
-                one.pid
-            )  # the descriptor holds the process: its number cannot pass to another now
-            if found is not None and found.ticks == one.ticks:
-                signal.pidfd_send_signal(descriptor, number)
-                reached.add(one.pid)
-        except ProcessLookupError:
-            continue
-        except PermissionError as error:
-            raise ControllerError(
-                f"process {one.pid} belongs to another user. Run diagnose as that user or as root."
-            ) from error
-        finally:
-            os.close(descriptor)
-    return reached
-
-
-def _spawn(spec: LaunchSpec, console: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    if not spec.argv:
-        raise ControllerError("there is no command to start. Give one behind --.")
-    try:
-        console.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise ControllerError(
-            f"{console} cannot be written: {error.strerror}. Name a run_dir that can."
-        ) from error
-    try:
-        return subprocess.Popen(  # noqa: S603 - the operator's own command, no shell
-            spec.argv,
-            cwd=spec.cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except FileNotFoundError as error:
-        if not Path(spec.cwd).is_dir():
-            raise ControllerError(f"the working directory {spec.cwd} is not there. Create it.") from error
-        raise ControllerError(
-            f"{spec.argv[0]} is not there. Give its full path, or correct PATH."
-        ) from error
-    except OSError as error:
-        raise ControllerError(
-            f"{spec.argv[0]} cannot be started: {error.strerror}. Try it by hand."
-        ) from error
-    finally:
-        os.close(descriptor)
 
 
 def _handle_of(pid: int, *, target: str, generation: int, spec: LaunchSpec, instance: str) -> Handle:
@@ -350,56 +280,6 @@ def _handle_of(pid: int, *, target: str, generation: int, spec: LaunchSpec, inst
         instance=instance,
         spec=spec,
     )
-
-
-def _listener(port: int | None) -> int:
-    try:
-        listening = [
-            one for one in psutil.net_connections("tcp")
-            if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port
-        ]  # fmt: skip
-    except psutil.AccessDenied:
-        listening = []
-    pids = sorted({one.pid for one in listening if one.pid})
-    if pids:
-        return pids[0]
-    if listening:
-        raise ControllerError(
-            f"the server on port {port} belongs to another user. Run diagnose as that user or as root."
-        )
-    raise ControllerError(
-        f"nobody listens on port {port}. While a model loads the port is closed: give the pid."
-    )
-
-
-def _main_of(pid: int) -> int:
-    """Climb to the topmost process whose command starts a FastDeploy server."""
-    found, at = 0, pid
-    while at > 1 and (one := procfs.stat(at)) is not None:
-        found = at if _is_server(procfs.cmdline(at)) else found
-        at = one.ppid
-    if not found:
-        raise ControllerError(
-            f"process {pid} is no FastDeploy server and none is above it. Give the server's own pid."
-        )
-    return found
-
-
-def _is_server(command: tuple[str, ...]) -> bool:
-    try:
-        return bool(fastdeploy_part(command))
-    except ConfigError:
-        return False
-
-
-def _differing(environ: Mapping[str, str]) -> dict[str, str]:
-    """A `LaunchSpec` has its variables on top of our own."""
-    ours = os.environ
-    return {
-        name: text
-        for name, text in environ.items()
-        if name not in _OWN_VARIABLES and ours.get(name) != text
-    }
 
 
 def _drain(running: Callable[[], int | None], drain: timedelta) -> bool | None:

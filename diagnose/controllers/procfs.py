@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -37,15 +37,20 @@ class Stat(msgspec.Struct, frozen=True, kw_only=True):
 def stat(pid: int) -> Stat | None:
     """Read one process."""
     try:
-        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+        descriptor = os.open(f"{PROC}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-    rest = text.rpartition(")")[2].split()
+    try:
+        rest = os.read(descriptor, 4096).rpartition(b")")[2].split()
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
     if len(rest) < 22:
         return None
     return Stat(
         pid=pid,
-        state=rest[0],
+        state=rest[0].decode(),
         ppid=int(rest[1]),
         cpu_seconds=sum(map(int, rest[11:15])) / _TICKS_PER_SECOND,
         ticks=int(rest[19]),
@@ -53,10 +58,16 @@ def stat(pid: int) -> Stat | None:
     )
 
 
-def processes() -> Iterator[Stat]:
-    """Yield every process that can be seen."""
-    for entry in os.listdir(PROC):  # noqa: PTH208 - a Path for each process of the host costs too much
-        if entry.isdigit() and (found := stat(int(entry))) is not None:
+def pids() -> set[int]:
+    """Return the numbers of all processes that can be seen."""
+    entries = os.listdir(PROC)  # noqa: PTH208 - a Path for each process of the host costs too much
+    return {int(entry) for entry in entries if entry.isdigit()}
+
+
+def processes(numbers: Iterable[int] | None = None) -> Iterator[Stat]:
+    """Yield these processes, or all."""
+    for pid in pids() if numbers is None else numbers:
+        if (found := stat(pid)) is not None:
             yield found
 
 

@@ -101,9 +101,7 @@ def _corroborated(rule: Rule | None, remedy: Remedy, target: Target) -> bool:
     return any(kind in target.seen for kind in kinds)
 
 
-def _spent(
-    policy: Policy, remedy: Remedy, target: Target, incident: Incident, now: datetime
-) -> Hold | None:
+def _spent(policy: Policy, remedy: Remedy, target: Target, incident: Incident, now: datetime) -> Hold | None:
     own = [one.at for one in incident.tries if one.remedy_id == remedy.id]
     budgets = (
         ("budget-remedy", own, remedy.budget),

@@ -77,9 +77,7 @@ def update(incident: Incident, findings: Sequence[Finding], *, at: datetime) -> 
     """Take the findings, root cause first, as what is known now."""
     lead = findings[0]
     if lead.cause != incident.cause:
-        incident = note(
-            incident, "cause", at=at, cause=lead.cause, rule=lead.rule_id, before=incident.cause
-        )
+        incident = note(incident, "cause", at=at, cause=lead.cause, rule=lead.rule_id, before=incident.cause)
     known = {finding.cause for finding in incident.findings}
     for finding in findings[1:]:
         if finding.cause not in known | {lead.cause}:
@@ -100,8 +98,7 @@ def update(incident: Incident, findings: Sequence[Finding], *, at: datetime) -> 
 def with_try(incident: Incident, intent_id: str, result: str) -> Incident:
     """Write down how a try ended."""
     tries = tuple(
-        msgspec.structs.replace(one, result=result) if one.intent_id == intent_id else one
-        for one in incident.tries
+        msgspec.structs.replace(one, result=result) if one.intent_id == intent_id else one for one in incident.tries
     )
     return msgspec.structs.replace(incident, tries=tries)
 

@@ -17,7 +17,13 @@ from diagnose.model.launch import LaunchSpec, Overlay
 from diagnose.model.remedy import FlagFit, FlagScale, FlagSet, Remedy, Step
 from diagnose.model.text import Text
 
-_MEMORY_PHASE = {"loading": "load", "profiling": "profile", "kv-cache": "kv", "capturing": "capture"}
+_MEMORY_PHASE = {
+    "loading": "load",
+    "profiling": "profile",
+    "kv-cache": "kv",
+    "capturing": "capture",
+    "ready": "serving",
+}
 """Stage of a start to the phase of memory in `diagnose.capacity`."""
 
 Values = Mapping[str, str | None]
@@ -76,9 +82,7 @@ def _flags(spec: LaunchSpec) -> dict[str, str]:
     return {one.name: one.value for one in spec_of.occurrences(spec.argv)}
 
 
-def _changes(
-    step: Step, under: LaunchSpec, incident: Incident, target: Target
-) -> tuple[Values, tuple[Text, ...]]:
+def _changes(step: Step, under: LaunchSpec, incident: Incident, target: Target) -> tuple[Values, tuple[Text, ...]]:
     if isinstance(step, FlagSet):
         return step.set, ()
     if isinstance(step, FlagScale):
@@ -102,15 +106,13 @@ def _scaled(step: FlagScale, under: LaunchSpec) -> tuple[Values, tuple[Text, ...
     return {step.flag: value}, (Text(line, line),)
 
 
-def _fitted(
-    step: FlagFit, under: LaunchSpec, incident: Incident, target: Target
-) -> tuple[Values, tuple[Text, ...]]:
+def _fitted(step: FlagFit, under: LaunchSpec, incident: Incident, target: Target) -> tuple[Values, tuple[Text, ...]]:
     """Ask the arithmetic for the smallest change, with all that this incident's starts taught."""
     shape = target.facts.model if target.facts else None
     card = _card(target)
     if shape is None or card is None:
         return {}, ()
-    told = [_measured(start, incident) for start in _failed_starts(target, incident)]
+    told = [_measured(start, incident) for start in _failed_starts(target, incident, under)]
     settings = Settings.from_flags(_flags(under))
     latest = told[-1] if told else None
     accepted = target.facts.flags if target.facts else ()
@@ -129,16 +131,24 @@ def _card(target: Target) -> Card | None:
     return min(cards, key=lambda card: card.total_bytes - card.foreign_bytes, default=None)
 
 
-def _failed_starts(target: Target, incident: Incident) -> list[Start]:
+def _failed_starts(target: Target, incident: Incident, under: LaunchSpec) -> list[Start]:
+    """Return the starts that this incident saw fail; where none was seen, the command as it stands."""
     attempts = {finding.attempt for finding in incident.findings}
-    return [start for start in target.starts if start.generation in attempts]
+    starts = [start for start in target.starts if start.generation in attempts]
+    return starts or [Start(generation=incident.attempt, spec=under)]
 
 
 def _measured(start: Start, incident: Incident) -> Measured:
+    """Gather what a start told of its memory: marks in its logs, and the findings with their lines."""
+    own = [finding for finding in incident.findings if finding.attempt == start.generation]
     labels: dict[str, str] = dict(start.measured)
     if start.stage in _MEMORY_PHASE:
         labels["phase"] = _MEMORY_PHASE[start.stage]
-    for finding in reversed(incident.findings):
-        if finding.attempt == start.generation:
-            labels |= finding.labels
-    return parse.measured_from(labels, at=Settings.from_flags(_flags(start.spec)))
+    for finding in reversed(own):
+        labels |= finding.labels
+    return parse.measured_from(
+        labels,
+        at=Settings.from_flags(_flags(start.spec)),
+        rule_id=own[0].rule_id if own else "",
+        lines=[evidence.text for finding in own for evidence in finding.evidence],
+    )

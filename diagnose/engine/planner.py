@@ -70,10 +70,6 @@ def possible(
 def remedies_for(incident: Incident, knowledge: Knowledge) -> list[Remedy]:
     """Name the remedies of the cause: first those that its rule prefers, then by their risk."""
     rule = knowledge.rules.get(incident.rule_id)
-    preferred = [
-        knowledge.remedies[name] for name in (rule.remedies if rule else ()) if name in knowledge.remedies
-    ]
-    general = [
-        one for one in knowledge.remedies.values() if incident.cause in one.cures and one not in preferred
-    ]
+    preferred = [knowledge.remedies[name] for name in (rule.remedies if rule else ()) if name in knowledge.remedies]
+    general = [one for one in knowledge.remedies.values() if incident.cause in one.cures and one not in preferred]
     return preferred + sorted(general, key=lambda remedy: (remedy.risk.rank, remedy.id))

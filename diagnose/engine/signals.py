@@ -46,18 +46,14 @@ def of_log(match: LogMatch, phase: str) -> Signal:
         at=match.at,
         name="log",
         kind="log",
-        evidence=Evidence(
-            source=match.source, line=match.line, at=match.at, text=match.text, dated=match.dated
-        ),
+        evidence=Evidence(source=match.source, line=match.line, at=match.at, text=match.text, dated=match.dated),
         hits=match.hits,
         phase=phase,
         fresh=match.fresh,
     )
 
 
-def of_event(
-    *, target: str, attempt: int, at: datetime, name: str, labels: Mapping[str, str], text: str
-) -> Signal:
+def of_event(*, target: str, attempt: int, at: datetime, name: str, labels: Mapping[str, str], text: str) -> Signal:
     """Make a signal of a structured observation; its kind follows from its name."""
     kinds: Mapping[str, Kind] = {
         "process.exit": "exit",

@@ -161,9 +161,7 @@ class _Turn:
         if incident.held == held and (incident.plan is None) == (made is None):
             return incident
         until = decision.hold.until if isinstance(decision, Suggest) else None
-        incident = incidents.note(
-            incident, "held", at=self.now, reason=held, until=until.isoformat() if until else ""
-        )
+        incident = incidents.note(incident, "held", at=self.now, reason=held, until=until.isoformat() if until else "")
         return msgspec.structs.replace(incident, held=held, plan=made)
 
     def _act(self, incident: Incident, target: Target, made: Plan) -> Incident:
@@ -186,9 +184,7 @@ class _Turn:
             rung=str(made.rung + 1),
             change="; ".join(changes),
         )
-        one = Try(
-            intent_id=intent.id, remedy_id=made.remedy_id, rung=made.rung, at=self.now, changes=changes
-        )
+        one = Try(intent_id=intent.id, remedy_id=made.remedy_id, rung=made.rung, at=self.now, changes=changes)
         self._perform(intent, target)
         return msgspec.structs.replace(incident, tries=(*incident.tries, one), plan=made)
 
@@ -312,9 +308,7 @@ class _Turn:
 
     def result(self) -> tuple[State, tuple[Effect, ...]]:
         saved = [
-            SaveIncident(incident=one)
-            for name, one in self.incidents.items()
-            if self.before.incidents.get(name) != one
+            SaveIncident(incident=one) for name, one in self.incidents.items() if self.before.incidents.get(name) != one
         ]
         closed = sorted(
             (one for one in self.incidents.values() if one.state not in incidents.LIVE),
@@ -324,15 +318,11 @@ class _Turn:
             del self.incidents[old.id]
         performed = [effect for effect in self.effects if isinstance(effect, Perform)]
         others = [effect for effect in self.effects if not isinstance(effect, Perform)]
-        state = State(
-            targets=self.targets, windows=self.windows, incidents=self.incidents, intents=self.intents
-        )
+        state = State(targets=self.targets, windows=self.windows, incidents=self.incidents, intents=self.intents)
         return state, (*others, *saved, *performed)
 
 
-def _led_by(
-    incident: Incident, findings: Sequence[Finding], knowledge: Knowledge, now: datetime
-) -> Incident:
+def _led_by(incident: Incident, findings: Sequence[Finding], knowledge: Knowledge, now: datetime) -> Incident:
     first, *others = correlate.group(findings, knowledge)
     new = [*first.findings, *(finding for group in others for finding in group.findings)]
     kept = [one for one in incident.findings if one.attempt != first.lead.attempt]

@@ -163,9 +163,7 @@ def _started(target: Target, started: ServerStarted) -> Told:
 
 def _exited(target: Target, exit_: ProcessExit) -> Told:
     if exit_.expected:
-        return (
-            _phase(target, "stopped", exit_.at, "stopped") if exit_.role == "main" else Told(target=target)
-        )
+        return _phase(target, "stopped", exit_.at, "stopped") if exit_.role == "main" else Told(target=target)
     signal = signals.of_exit(exit_, serving(target))
     target = msgspec.structs.replace(target, seen={**target.seen, "exit": exit_.at})
     if exit_.role == "worker":
@@ -193,6 +191,9 @@ def _well(target: Target, result: ProbeResult) -> Told:
     """Take a good answer; only tokens prove that the server serves."""
     if result.probe != "completion":
         return Told(target=target)
+    if target.starts and not target.ready_at:
+        *older, start = target.starts
+        target = msgspec.structs.replace(target, starts=(*older, msgspec.structs.replace(start, stage="ready")))
     target = msgspec.structs.replace(target, bad_answers=0, ready_at=target.ready_at or result.at)
     if target.phase in {"starting", "degraded"}:
         return _phase(target, "ready", result.at, f"completion answered in {result.seconds:.1f} s")
@@ -200,9 +201,7 @@ def _well(target: Target, result: ProbeResult) -> Told:
 
 
 def _sampled(target: Target, sample: ProcessSample, policy: Policy) -> Told:
-    target = msgspec.structs.replace(
-        target, sample=sample, most_workers=max(target.most_workers, sample.workers)
-    )
+    target = msgspec.structs.replace(target, sample=sample, most_workers=max(target.most_workers, sample.workers))
     if target.phase != "starting" or not sample.alive:
         return Told(target=target)
     target = _progress(target, sample)

@@ -122,10 +122,7 @@ class Miner:
         )
 
     def _most_similar(self, key: tuple[str, ...], words: Sequence[str]) -> int | None:
-        near = [
-            (_similarity(self._clusters[number].words, words), number)
-            for number in self._leaves.get(key, ())
-        ]
+        near = [(_similarity(self._clusters[number].words, words), number) for number in self._leaves.get(key, ())]
         best, number = max(near, default=(0.0, -1), key=lambda one: (one[0], -one[1]))
         return number if best >= _SIMILAR else None
 

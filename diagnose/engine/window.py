@@ -133,9 +133,7 @@ def _index(knowledge: Knowledge) -> _Index:
         trees: dict[str, _Node] = {}
         by_event: dict[str, list[tuple[Rule, int, When]]] = {}
         for rule in knowledge.rules.values():
-            trees[rule.id] = _number(
-                rule.when, iter(range(_OTHER_LEAVES)), iter(range(_OTHER_LEAVES, 9999))
-            )
+            trees[rule.id] = _number(rule.when, iter(range(_OTHER_LEAVES)), iter(range(_OTHER_LEAVES, 9999)))
             for node in _leaves(trees[rule.id]):
                 name = node.when.event or (node.when.probe and f"probe.{node.when.probe}")
                 if name and node.leaf is not None:

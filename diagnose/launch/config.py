@@ -97,15 +97,11 @@ def _mapping(text: str, path: str) -> dict[str, object]:
         mark = error.problem_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, None)
         problem = f"no YAML: {error.problem}"
-        raise FileError(
-            path=path, line=line, column=column, problem=problem, hint="Write key: value lines"
-        ) from error
+        raise FileError(path=path, line=line, column=column, problem=problem, hint="Write key: value lines") from error
     except yaml.YAMLError as error:
         raise FileError(path=path, line=1, problem="no YAML", hint="Write key: value lines") from error
     if read is None:
         return {}
     if not isinstance(read, dict):
-        raise FileError(
-            path=path, line=1, problem="no mapping", hint="Write lines like max_model_len: 32768"
-        )
+        raise FileError(path=path, line=1, problem="no mapping", hint="Write lines like max_model_len: 32768")
     return {str(key): given for key, given in read.items()}

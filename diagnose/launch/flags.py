@@ -78,12 +78,8 @@ _QUEUE = Text(
     "A queue is bounded by --max-concurrency (429 above it), --max-waiting-time and --scheduler-max-size.",
     "队列由 --max-concurrency（超出返回 429）、--max-waiting-time 和 --scheduler-max-size 限制。",
 )
-_TP = Text(
-    "Several cards share a model by --tensor-parallel-size.", "多卡部署使用 --tensor-parallel-size。"
-)
-_UTILIZATION = Text(
-    "The share of the card is --gpu-memory-utilization.", "显存占用比例用 --gpu-memory-utilization。"
-)
+_TP = Text("Several cards share a model by --tensor-parallel-size.", "多卡部署使用 --tensor-parallel-size。")
+_UTILIZATION = Text("The share of the card is --gpu-memory-utilization.", "显存占用比例用 --gpu-memory-utilization。")
 _NONE_NEEDED = Text("Leave it out: nothing is needed in its place.", "删除即可，无需替代参数。")
 _DTYPE = Text(
     "Leave it out: precision comes from the checkpoint and from --quantization.",
@@ -97,9 +93,7 @@ _QUANT = Text(
     "Weights are quantized by --quantization, names in lower case: wint8, wint4, block_wise_fp8.",
     "权重量化用 --quantization，名称为小写：wint8、wint4、block_wise_fp8。",
 )
-_DEVICES = Text(
-    "Cards are chosen by the variable CUDA_VISIBLE_DEVICES.", "用环境变量 CUDA_VISIBLE_DEVICES 选择显卡。"
-)
+_DEVICES = Text("Cards are chosen by the variable CUDA_VISIBLE_DEVICES.", "用环境变量 CUDA_VISIBLE_DEVICES 选择显卡。")
 _KV = Text(
     "The KV cache is quantized through --quantization, as JSON with kv_cache_quant_type.",
     "KV Cache 量化通过 --quantization 的 JSON（kv_cache_quant_type）设置。",
@@ -142,9 +136,7 @@ _VARIABLES: Mapping[str, Text] = {
         "Leave it out: no part of FastDeploy 2.x reads it; serving does not use TensorRT.",
         "删除即可：FastDeploy 2.x 不读取该变量，也不使用 TensorRT。",
     ),
-    "PADDLE_TENSORRT_INT8": Text(
-        "Leave it out: use --quantization wint8.", "删除即可：请使用 --quantization wint8。"
-    ),
+    "PADDLE_TENSORRT_INT8": Text("Leave it out: use --quantization wint8.", "删除即可：请使用 --quantization wint8。"),
     "VLLM_USE_V1": Text("Leave it out: it belongs to vLLM.", "删除即可：这是 vLLM 的变量。"),
     "VLLM_ATTENTION_BACKEND": Text(
         "Leave it out: FastDeploy reads FD_ATTENTION_BACKEND.",
@@ -196,23 +188,17 @@ def _flag_problem(one: Occurrence) -> FlagProblem | None:
         return None
     if "_" in word and hyphens in _ALL:
         better = one.name
-        return _renamed(
-            one, better, Text(f"{word} is refused: {better} has hyphens", f"{word} 会被拒绝：应使用连字符")
-        )
+        return _renamed(one, better, Text(f"{word} is refused: {better} has hyphens", f"{word} 会被拒绝：应使用连字符"))
     if hyphens in _FOREIGN:
         pattern, fix = _FOREIGN[hyphens]
-        better = pattern.replace("{value}", one.value or "N").replace(
-            "{quant}", quantization_name(one.value)
-        )
+        better = pattern.replace("{value}", one.value or "N").replace("{quant}", quantization_name(one.value))
         return FlagProblem(word=word, why=no_such, fix=fix, better=better)
     if kind_of(one.name) is not None:
         return None  # an abbreviation that argparse completes
     near = nearest(hyphens)
     if near:
         return _renamed(one, near, no_such)
-    fix = Text(
-        f"Leave {word} out, or look it up in the server's --help", f"删除 {word}，或查看服务的 --help"
-    )
+    fix = Text(f"Leave {word} out, or look it up in the server's --help", f"删除 {word}，或查看服务的 --help")
     return FlagProblem(word=word, why=no_such, fix=fix)
 
 
@@ -230,9 +216,7 @@ def _quantization(found: Sequence[Occurrence]) -> Iterator[FlagProblem]:
         better = quantization_name(given)
         if better != given:
             why = Text(f"{given} is no quantization of FastDeploy", f"FastDeploy 没有量化方式 {given}")
-            yield FlagProblem(
-                word=f"--quantization {given}", why=why, fix=_QUANT, better=f"--quantization {better}"
-            )
+            yield FlagProblem(word=f"--quantization {given}", why=why, fix=_QUANT, better=f"--quantization {better}")
 
 
 def quantization_name(given: str) -> str:
@@ -260,9 +244,7 @@ def nearest(flag: str) -> str:
     ('--max-num-seqs', '--gpu-memory-utilization', '')
     """
     most = max(1, len(flag) // 7)
-    scored = sorted(
-        (_distance(flag, name, most), name) for name in _ALL if abs(len(name) - len(flag)) <= most
-    )
+    scored = sorted((_distance(flag, name, most), name) for name in _ALL if abs(len(name) - len(flag)) <= most)
     return canonical(scored[0][1]) if scored and scored[0][0] <= most else ""
 
 
@@ -290,6 +272,4 @@ def unaccepted(argv: Sequence[str], flags: Sequence[str]) -> tuple[str, ...]:
     """
     words = [one.spelled for one in scan(argv, fastdeploy_part(argv))]
     known = set(flags)
-    return tuple(
-        word for word in words if word not in known and sum(name.startswith(word) for name in known) != 1
-    )
+    return tuple(word for word in words if word not in known and sum(name.startswith(word) for name in known) != 1)

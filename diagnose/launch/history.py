@@ -53,9 +53,7 @@ def begin(history: History, spec: LaunchSpec, overlays: tuple[Overlay, ...], *, 
 def seen_well(history: History, number: int, *, now: datetime) -> History:
     """Note that a generation is ready and well now; the first time makes it ready."""
     return tuple(
-        msgspec.structs.replace(one, ready_at=one.ready_at or now, healthy_until=now)
-        if one.number == number
-        else one
+        msgspec.structs.replace(one, ready_at=one.ready_at or now, healthy_until=now) if one.number == number else one
         for one in history
     )
 

@@ -10,9 +10,7 @@ from diagnose.launch.table import canonical
 from diagnose.model.launch import LaunchSpec, Overlay
 
 
-def effective(
-    desired: LaunchSpec, overlays: Iterable[Overlay], accepted: Collection[str] = ()
-) -> LaunchSpec:
+def effective(desired: LaunchSpec, overlays: Iterable[Overlay], accepted: Collection[str] = ()) -> LaunchSpec:
     """Return the command with all overlays, oldest first.
 
     Args:

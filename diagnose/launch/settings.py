@@ -60,9 +60,7 @@ def metrics_port(spec: LaunchSpec, version: str | None = None, config: Mapping[s
     return 8001 if minor is not None and minor < (2, 4) else http_port(spec, config)
 
 
-def queue_ports(
-    spec: LaunchSpec, version: str | None = None, config: Mapping[str, str] = EMPTY
-) -> tuple[int, ...]:
+def queue_ports(spec: LaunchSpec, version: str | None = None, config: Mapping[str, str] = EMPTY) -> tuple[int, ...]:
     """Return the engine worker queue's ports, one a data-parallel rank.
 
     Empty where none is given: from 2.3 on they are random then; 8002 up to 2.2.
@@ -71,24 +69,18 @@ def queue_ports(
     return given or _old(version, 8002)
 
 
-def cache_ports(
-    spec: LaunchSpec, version: str | None = None, config: Mapping[str, str] = EMPTY
-) -> tuple[int, ...]:
+def cache_ports(spec: LaunchSpec, version: str | None = None, config: Mapping[str, str] = EMPTY) -> tuple[int, ...]:
     """Return the cache queue's ports; as `queue_ports`, with 8003."""
     given = _ports(lookup(spec, "--cache-queue-port", config))
     return given or _old(version, 8003)
 
 
-def queue_port(
-    spec: LaunchSpec, version: str | None = None, config: Mapping[str, str] = EMPTY
-) -> int | None:
+def queue_port(spec: LaunchSpec, version: str | None = None, config: Mapping[str, str] = EMPTY) -> int | None:
     """Return the first of `queue_ports`."""
     return next(iter(queue_ports(spec, version, config)), None)
 
 
-def cache_port(
-    spec: LaunchSpec, version: str | None = None, config: Mapping[str, str] = EMPTY
-) -> int | None:
+def cache_port(spec: LaunchSpec, version: str | None = None, config: Mapping[str, str] = EMPTY) -> int | None:
     """Return the first of `cache_ports`."""
     return next(iter(cache_ports(spec, version, config)), None)
 
@@ -103,9 +95,7 @@ def served_name(spec: LaunchSpec, config: Mapping[str, str] = EMPTY) -> str:
     return lookup(spec, "--served-model-name", config) or model_path(spec, config)
 
 
-def api_key(
-    spec: LaunchSpec, config: Mapping[str, str] = EMPTY, environ: Mapping[str, str] = EMPTY
-) -> str | None:
+def api_key(spec: LaunchSpec, config: Mapping[str, str] = EMPTY, environ: Mapping[str, str] = EMPTY) -> str | None:
     """Return a key from ``--api-key`` or ``FD_API_KEY``; ``None`` where the server asks for none.
 
     A secret: never to be logged or shown.

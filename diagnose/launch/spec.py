@@ -14,6 +14,7 @@ from posixpath import basename
 import msgspec
 
 from diagnose.errors import ConfigError
+from diagnose.launch.names import MASK, is_secret
 from diagnose.launch.table import BY_NAME, canonical, kind_of
 from diagnose.model.launch import LaunchSpec
 
@@ -73,9 +74,7 @@ def fastdeploy_part(argv: Sequence[str]) -> int:
             return _behind_args(argv, at + 1)
         if basename(word) == "fastdeploy" and following == "serve":
             return at + 2
-    raise ConfigError(
-        f"no FastDeploy server is started by {shlex.join(argv) or 'an empty command'!s}. {_CURE}."
-    )
+    raise ConfigError(f"no FastDeploy server is started by {shlex.join(argv) or 'an empty command'!s}. {_CURE}.")
 
 
 def _behind_args(argv: Sequence[str], start: int) -> int:
@@ -87,7 +86,9 @@ def _behind_args(argv: Sequence[str], start: int) -> int:
 
 def is_value(word: str) -> bool:
     """Say whether argparse would take this word for a value and not for a flag."""
-    return not word.startswith("-") or word == "-" or " " in word or bool(_NEGATIVE.fullmatch(word))
+    if not word.startswith("-") or word == "-" or _NEGATIVE.fullmatch(word):
+        return True
+    return " " in word and kind_of(canonical(word.partition("=")[0])) is None
 
 
 def occurrences(argv: Sequence[str]) -> Iterator[Occurrence]:
@@ -111,9 +112,7 @@ def scan(argv: Sequence[str], start: int) -> Iterator[Occurrence]:
         name = canonical(spelled)
         end = at + 1
         if not equals:
-            most = {"value": 1, "repeat": 1, "switch": 0, "pair": 0, "list": len(argv)}.get(
-                kind_of(name) or "", 1
-            )
+            most = {"value": 1, "repeat": 1, "switch": 0, "pair": 0, "list": len(argv)}.get(kind_of(name) or "", 1)
             while end < len(argv) and end - at <= most and is_value(argv[end]):
                 end += 1
         values = (inline,) if equals else tuple(argv[at + 1 : end])
@@ -149,11 +148,7 @@ def value(spec: LaunchSpec, flag: str) -> str | None:
     if not found:
         return None
     twin = _twin(found[-1].name)
-    later = (
-        any(one.name == twin and one.start > found[-1].start for one in occurrences(spec.argv))
-        if twin
-        else False
-    )
+    later = any(one.name == twin and one.start > found[-1].start for one in occurrences(spec.argv)) if twin else False
     return None if later else found[-1].value
 
 
@@ -188,24 +183,18 @@ def set_flag(spec: LaunchSpec, flag: str, value: str | None, accepted: Collectio
     if twin and (twins := [one for one in occurrences(argv) if one.name == twin]):
         return set_flag(_without(spec, twins), flag, value, accepted)
     last = found[-1] if found else None
-    words = _words(
-        spelling(flag, accepted, last.spelled if last else ""), value, joined=bool(last and last.joined)
-    )
+    words = _words(spelling(flag, accepted, last.spelled if last else ""), value, joined=bool(last and last.joined))
     if last:
         argv[last.start : last.end] = words
     else:
-        end = (
-            argv.index("--", fastdeploy_part(argv)) if "--" in argv[fastdeploy_part(argv) :] else len(argv)
-        )
+        end = argv.index("--", fastdeploy_part(argv)) if "--" in argv[fastdeploy_part(argv) :] else len(argv)
         argv[end:end] = words
     return msgspec.structs.replace(spec, argv=tuple(argv))
 
 
 def _without(spec: LaunchSpec, found: Sequence[Occurrence]) -> LaunchSpec:
     gone = {at for one in found for at in range(one.start, one.end)}
-    return msgspec.structs.replace(
-        spec, argv=tuple(word for at, word in enumerate(spec.argv) if at not in gone)
-    )
+    return msgspec.structs.replace(spec, argv=tuple(word for at, word in enumerate(spec.argv) if at not in gone))
 
 
 def _words(name: str, value: str, *, joined: bool) -> list[str]:
@@ -218,16 +207,19 @@ def _words(name: str, value: str, *, joined: bool) -> list[str]:
 
 
 def change(flag: str, before: str | None, after: str | None) -> str:
-    """Put one change into a line; ``-`` stands for not given, ``on`` for a switch.
+    """Put one change into a line; ``-`` stands for not given, ``on`` for a switch, ``***`` for a secret.
 
     >>> change("--max-num-seqs", "128", "64"), change("--enable-early-stop", None, "")
     ('--max-num-seqs 128 -> 64', '--enable-early-stop - -> on')
     """
-    return f"{flag} {_shown(before)} -> {_shown(after)}"
+    secret = is_secret(flag)
+    return f"{flag} {_shown(before, secret=secret)} -> {_shown(after, secret=secret)}"
 
 
-def _shown(value: str | None) -> str:
-    return "-" if value is None else value or "on"
+def _shown(value: str | None, *, secret: bool) -> str:
+    if value is None:
+        return "-"
+    return MASK if secret and value else value or "on"
 
 
 def diff(before: LaunchSpec, after: LaunchSpec) -> tuple[str, ...]:

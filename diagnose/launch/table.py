@@ -39,10 +39,10 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
 
 _TABLE = """
 value   host port workers metrics-port config
-value   model served-model-name revision model-config-name tokenizer max-model-len block-size task
-value   use-warmup limit-mm-per-prompt reasoning-parser speculative-config load-strategy
+value   model served-model-name model-config-name tokenizer max-model-len block-size task
+value   use-warmup limit-mm-per-prompt reasoning-parser speculative-config
 value   quantization graph-optimization-config guided-decoding-backend
-value   guided-decoding-disable-any-whitespace tensor-parallel-size=-tp engine-worker-queue-port
+value   tensor-parallel-size=-tp engine-worker-queue-port
 value   max-num-seqs num-gpu-blocks-override max-num-batched-tokens
 value   gpu-memory-utilization data-parallel-size local-data-parallel-id kv-cache-ratio swap-space
 value   prealloc-dec-block-slot-num-threshold cache-queue-port static-decode-blocks ips
@@ -53,16 +53,17 @@ value   scheduler-password scheduler-topic scheduler-min-load-score scheduler-lo
 value   scheduler-sync-period scheduler-expire-period scheduler-release-load-expire-period
 value   scheduler-reader-parallel scheduler-writer-parallel scheduler-reader-batch-size
 value   scheduler-writer-batch-size
-switch  enable-mm dynamic-load-weight enable-expert-parallel enable-chunked-prefill
+switch  enable-mm enable-expert-parallel enable-chunked-prefill
 switch  disable-custom-all-reduce
 switch  -2.2 use-cudagraph
 value   -2.2 innode-prefill-ports
 switch  -2.2 enable-prefix-caching
 value   2.1-2.2 load_choices
 value   2.1 max-concurrency max-waiting-time controller-port mm-processor-kwargs early-stop-config
-value   2.1 tool-call-parser chat-template tool-parser-plugin
+value   2.1 tool-call-parser chat-template tool-parser-plugin revision load-strategy
+value   2.1 guided-decoding-disable-any-whitespace
 value   2.2 seed tokenizer-base-url plas-attention-config
-switch  2.1 enable-early-stop enable-logprob
+switch  2.1 dynamic-load-weight enable-early-stop enable-logprob
 switch  2.2 lm_head-fp32 enable-mm-output
 value   2.3 load-choices timeout timeout-graceful-shutdown router max-logprobs logprobs-mode eplb-config
 pair    2.3 enable-prefix-caching

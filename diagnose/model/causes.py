@@ -14,9 +14,7 @@ CAUSES: Mapping[str, Text] = {
     # GPU software stack
     "cuda_version_mismatch": Text("CUDA version mismatch", "CUDA 版本不匹配"),
     "driver_too_old": Text("NVIDIA driver too old", "NVIDIA 驱动过旧"),
-    "gpu_arch_unsupported": Text(
-        "GPU generation not supported by this build", "当前安装包不支持该 GPU 架构"
-    ),
+    "gpu_arch_unsupported": Text("GPU generation not supported by this build", "当前安装包不支持该 GPU 架构"),
     "quantization_unsupported": Text("Quantization not supported here", "不支持所选量化方式"),
     "gpu_not_visible": Text("No usable GPU visible", "看不到可用的 GPU"),
     "nvml_mismatch": Text("Driver library and kernel module differ", "驱动库与内核模块版本不一致"),
@@ -53,9 +51,7 @@ CAUSES: Mapping[str, Text] = {
     "network_timeout": Text("Network unreachable or too slow", "网络不可达或过慢"),
     "build_failed": Text("Compilation failed", "编译失败"),
     # processes
-    "worker_launch_failed": Text(
-        "A worker did not come up; cause in its own log", "工作进程启动失败，原因在其日志中"
-    ),
+    "worker_launch_failed": Text("A worker did not come up; cause in its own log", "工作进程启动失败，原因在其日志中"),
     "worker_crash": Text("A worker crashed", "工作进程崩溃"),
     "hang_on_load": Text("Start-up hangs", "启动卡住"),
     "engine_stall": Text("The engine makes no progress", "引擎停滞"),

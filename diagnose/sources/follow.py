@@ -31,6 +31,9 @@ PATIENCE = timedelta(seconds=1)
 PATIENCE_GROWING = timedelta(seconds=5)
 """The same for a line that grows all the time, as a progress bar does."""
 
+COPY_AGE = timedelta(seconds=60)
+"""How long after a truncation a copy of the old content may still appear."""
+
 Key = tuple[int, int]
 """Device and inode."""
 
@@ -48,6 +51,7 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
         tail: The last bytes before ``offset``, at most 128.
         fresh_from: Lines that begin before this byte were there before the first watch.
         skip_to: Bytes before this one are counted, not given out.
+        copy_of: The file whose content this one repeats so far.
     """
 
     path: str
@@ -61,6 +65,7 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     tail: bytes = b""
     fresh_from: int = 0
     skip_to: int = 0
+    copy_of: Key | None = None
 
 
 class Piece(NamedTuple):
@@ -102,11 +107,14 @@ class Follow:
     """One file. The owner tells its size and calls `read` while `behind` says so.
 
     Attributes:
+        was_at: The path one look ago.
         fd: Open descriptor, or -1.
         size: As the owner saw it last, in bytes.
         partial: The bytes behind ``offset`` that still lack their newline.
         left_at: Since when no name leads here any more and nothing was written.
         after: A file to be read first, and up to which byte.
+        stirred: Size or time of change differ from the last look.
+        is_deleted: No name leads here in any folder: once closed it is gone, its number may be used again.
         copy_of: A file whose content this one repeats, as far as it was read there.
         undecided: Newly appeared and still empty: it may become a copy.
     """
@@ -114,18 +122,23 @@ class Follow:
     def __init__(self, at: Position) -> None:
         self.key: Key = (at.dev, at.inode)
         self.path, self.source, self.stream = at.path, at.source, at.stream
+        self.was_at = at.path
         self.offset, self.line = at.offset, at.line
         self.head, self.tail = at.head, at.tail
         self.fresh_from, self.skip_to = at.fresh_from, at.skip_to
         self.fd = -1
         self.size = at.offset
         self.mtime_ns = 0
+        self.stirred = False
+        self.is_deleted = False
         self.partial = b""
         self._partial_since: datetime | None = None
         self._partial_grew: datetime | None = None
         self.left_at: datetime | None = None
         self.after: tuple[Follow, int] | None = None
         self.copy_of: Follow | None = None
+        self.copy_key = at.copy_of
+        self._doubts = 0
         self.undecided = False
         self.before: Before | None = None
 
@@ -135,9 +148,10 @@ class Follow:
             path=self.path, source=self.source, stream=self.stream, dev=self.key[0], inode=self.key[1],
             offset=self.offset, line=self.line, head=self.head, tail=self.tail,
             fresh_from=self.fresh_from, skip_to=self.skip_to,
+            copy_of=self.copy_of.key if self.copy_of else None,
         )  # fmt: skip
 
-    def open(self, path: str) -> bool:
+    def open(self) -> bool:
         """Open ``path``, if it still leads to this file. A second call does nothing.
 
         Raises:
@@ -145,13 +159,20 @@ class Follow:
         """
         if self.fd >= 0:
             return True
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         status = os.fstat(fd)
         if (status.st_dev, status.st_ino) != self.key:
             os.close(fd)
             return False
-        self.fd, self.size, self.mtime_ns = fd, status.st_size, status.st_mtime_ns
+        self.fd = fd
+        self.look(status)
         return True
+
+    def look(self, status: os.stat_result) -> None:
+        """Take over what the file system says."""
+        self.stirred = (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns)
+        self.size, self.mtime_ns = status.st_size, status.st_mtime_ns
+        self.is_deleted = status.st_nlink == 0
 
     def close(self) -> None:
         """Give the descriptor back. A second call does nothing."""
@@ -168,7 +189,7 @@ class Follow:
             return min(self.size, self.copy_of.offset)
         if self.after is not None:
             first, up_to = self.after
-            if first.fd >= 0 and first.read_to < min(up_to, first.size):
+            if first.fd >= 0 and first.read_to < up_to and first.behind:
                 return self.offset
             self.after = None
         return self.size
@@ -211,19 +232,81 @@ class Follow:
         self.copy_of = None
         self._set_partial(b"", None)
 
-    def skip_to_last_line(self) -> None:
-        """Give out nothing of what is there, but for an unfinished last line."""
-        start = max(0, self.size - TURN)
-        end = _at(self.fd, start, self.size - start).rfind(b"\n") + 1
-        self.skip_to = start + end if end or not start else self.size
+    def forgotten(self) -> list[Piece]:
+        """Give out the unfinished last line of what was there before `restart`."""
+        if self.before is None or not self.before.partial:
+            return []
+        piece = Piece(self.before.line, self.before.partial.replace(b"\0", b""), fresh=True)
+        self.before = self.before._replace(partial=b"")
+        return [piece] if piece.data else []
 
-    def skip(self, most: int) -> int:
-        """Count lines up to ``skip_to`` without giving them out; return the bytes passed.
+    def begin_at_first(self, size: int, *, give: bool) -> None:
+        """Begin with a file that held ``size`` bytes before the first watch.
+
+        Where these are not to be given out, an unfinished last line is, once it is finished.
 
         Raises:
             OSError: It cannot be read.
         """
-        data = _at(self.fd, self.offset, min(most, self.skip_to - self.offset))
+        self.fresh_from = size
+        if not give:
+            start = max(0, size - TURN)
+            end = _at(self.fd, start, size - start).rfind(b"\n") + 1
+            self.skip_to = start + end if end or not start else size
+
+    def compare(self, other: Follow, now: datetime) -> None:
+        """See whether this new file is a copy of ``other``, or of what was there before.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        before = other.before
+        if before and now - before.at < COPY_AGE and before.is_kept_in(self.fd):
+            self.skip_to, other.before = before.offset, before._replace(partial=b"")
+            return
+        common = min(self.size, other.size)
+        if common and same_beginning(self.fd, other.fd, common):
+            self.copy_of = other
+
+    def watch_copy(self, *, was_truncated: bool) -> None:
+        """Decide whether this copy is still one, and where it goes on alone.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        other = self.copy_of
+        if other is None:
+            return
+        before = other.before
+        if was_truncated and before is not None:
+            if before.is_kept_in(self.fd):
+                self.copy_of, self.skip_to = None, before.offset
+                other.before = before._replace(partial=b"")
+            elif self.size <= before.offset:
+                self.copy_of, self.skip_to = None, self.size
+            else:
+                self.rewind()
+        elif other.fd < 0:
+            self.copy_of, self.skip_to = None, min(self.size, other.offset)
+        elif self.size <= other.size and same_beginning(self.fd, other.fd, self.size):
+            self._doubts = 0
+        else:
+            self._doubts += 1
+            if self._doubts > 1:  # a truncation of the original, this very moment, looks the same
+                self.rewind()
+
+    @property
+    def skip_up_to(self) -> int:
+        """Up to which byte lines are only counted."""
+        return self.skip_to if self.copy_of is None else self.limit
+
+    def skip(self) -> int:
+        """Count lines without giving them out; return the bytes passed.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        data = _at(self.fd, self.offset, min(LONGEST, self.skip_up_to - self.offset))
         self._advance(data)
         if not data:  # it has become shorter; `is_intact` will see that
             self.skip_to = self.offset
@@ -233,21 +316,29 @@ class Follow:
         """Read one turn.
 
         Returns:
-            Bytes passed (0 where only an unfinished line is there), and what is to be given out.
+            Bytes passed (0 where only an unfinished line is there, or where the file was replaced
+            this very moment), and what is to be given out.
 
         Raises:
             OSError: It cannot be read.
         """
-        data = _at(self.fd, self.offset, min(TURN, self.limit - self.offset))
+        data = self._next(TURN)
         end = data.rfind(b"\n") + 1
         if not end and len(data) == TURN:
-            data = _at(self.fd, self.offset, min(LONGEST, self.limit - self.offset))
+            data = self._next(LONGEST)
             end = data.rfind(b"\n") + 1
             if not end and len(data) == LONGEST:
                 end = self._end_of_piece(data)
+        offset = self.offset
         pieces = self._give(data[:end])
         self._set_partial(data[end:], now)
-        return end, pieces
+        return self.offset - offset, pieces
+
+    def _next(self, most: int) -> bytes:
+        """Read on, together with the proof, so that nothing can come between the two."""
+        proof = len(self.tail)
+        data = _at(self.fd, self.offset - proof, proof + min(most, self.limit - self.offset))
+        return data[proof:] if data.startswith(self.tail) else b""
 
     def _end_of_piece(self, data: bytes) -> int:
         """Where to cut a line that is too long; a hole in the file is jumped over."""
@@ -317,9 +408,9 @@ class Follow:
 
 
 def _open_character(data: bytes) -> int:
-    """Count the bytes at the end that begin a UTF-8 character and do not finish it.
+    r"""Count the bytes at the end that begin a UTF-8 character and do not finish it.
 
-    >>> _open_character("显存".encode()[:-1]), _open_character("显存".encode()), _open_character(b"\\xff")
+    >>> _open_character("显存".encode()[:-1]), _open_character("显存".encode()), _open_character(b"\xff")
     (2, 0, 0)
     """
     for back in range(1, min(4, len(data)) + 1):

@@ -19,9 +19,7 @@ from diagnose.capacity.settings import problems
 from diagnose.capacity.shapes import SHAPES, known_shape, shape_from_config
 from diagnose.errors import InputError
 
-SMALL, MIDDLE, LARGE = (
-    SHAPES[name] for name in ("ERNIE-4.5-0.3B", "ERNIE-4.5-21B-A3B", "ERNIE-4.5-300B-A47B")
-)
+SMALL, MIDDLE, LARGE = (SHAPES[name] for name in ("ERNIE-4.5-0.3B", "ERNIE-4.5-21B-A3B", "ERNIE-4.5-300B-A47B"))
 
 
 def card(gib: float, foreign: float = 0) -> Card:
@@ -92,9 +90,7 @@ def test_a_start_needs_one_full_sequence_and_two_blocks(length, blocks):
             "profile",
             id="huge steps",
         ),
-        pytest.param(
-            SMALL, Settings(gpu_memory_utilization=0.5), card(3), "blocks-negative", id="no share"
-        ),
+        pytest.param(SMALL, Settings(gpu_memory_utilization=0.5), card(3), "blocks-negative", id="no share"),
         pytest.param(SMALL, Settings(max_model_len=131072), card(4), "blocks-few", id="long sequences"),
         pytest.param(SMALL, Settings(gpu_memory_utilization=0.99), card(4), "capture", id="all taken"),
         pytest.param(SMALL, Settings(max_model_len=8192), card(4, foreign=3), "weights", id="a neighbour"),
@@ -239,9 +235,7 @@ def test_a_latent_cache_is_not_split_over_ranks():
     assert parameters(shape) / 1e9 == pytest.approx(671, rel=0.02)
 
 
-@pytest.mark.parametrize(
-    "missing", ["hidden_size", "num_attention_heads", "vocab_size", "intermediate_size"]
-)
+@pytest.mark.parametrize("missing", ["hidden_size", "num_attention_heads", "vocab_size", "intermediate_size"])
 def test_a_missing_key_is_named(missing):
     whole = {
         "hidden_size": 64,
@@ -296,9 +290,7 @@ def test_labels_and_lines_of_a_finding_become_measurements():
     )
     blocks = measured_from({"blocks": "-12"}, rule_id="kvcache.blocks-negative")
     assert (blocks.blocks_got, blocks.failed) == (-12, None)
-    few = measured_from(
-        {}, lines=["current device block num: 300 should be larger than or equal to 514, x"]
-    )
+    few = measured_from({}, lines=["current device block num: 300 should be larger than or equal to 514, x"])
     assert (few.blocks_got, few.blocks_needed) == (300, 514)
     assert measured_from({"size": "much", "blocks": "x"}) == Measured()
 

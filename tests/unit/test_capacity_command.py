@@ -85,12 +85,8 @@ def test_a_quantized_checkpoint_goes_before_the_flag(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "cure"),
     [
-        pytest.param(
-            ["--model", "nobody/knows", "--gpu-memory", "80GiB"], "Give a model folder", id="model"
-        ),
-        pytest.param(
-            ["--model", "ERNIE-4.5-0.3B", "--gpu-memory", "lots"], "Write it like 80GiB", id="size"
-        ),
+        pytest.param(["--model", "nobody/knows", "--gpu-memory", "80GiB"], "Give a model folder", id="model"),
+        pytest.param(["--model", "ERNIE-4.5-0.3B", "--gpu-memory", "lots"], "Write it like 80GiB", id="size"),
         pytest.param(
             ["--model", "ERNIE-4.5-0.3B", "--gpu-memory", "8GiB", "--used", "9GiB"],
             "--used must be",

@@ -74,9 +74,9 @@ def test_the_deepest_cause_leads_and_its_echoes_stand_behind_it():
 
 
 def test_an_echo_of_an_echo_belongs_to_the_first_cause():
-    assert roots(
-        seen("upstream_unreachable", 60), seen("worker_launch_failed", 5), seen("gpu_oom_load")
-    ) == ["gpu_oom_load"]
+    assert roots(seen("upstream_unreachable", 60), seen("worker_launch_failed", 5), seen("gpu_oom_load")) == [
+        "gpu_oom_load"
+    ]
 
 
 def test_what_came_long_before_its_cause_is_no_echo():

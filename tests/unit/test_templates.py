@@ -102,9 +102,7 @@ def test_the_least_recently_used_template_goes():
     assert miner.forgotten == 1
 
 
-WORDS = st.sampled_from(
-    ["load", "fails", "rank", "7", "0x1f", "/a/b", "'x'", "KeyError:", "10.0.0.1", "词"]
-)
+WORDS = st.sampled_from(["load", "fails", "rank", "7", "0x1f", "/a/b", "'x'", "KeyError:", "10.0.0.1", "词"])
 LINES = st.lists(st.lists(WORDS, max_size=6).map(" ".join) | st.text(max_size=80), max_size=60)
 
 

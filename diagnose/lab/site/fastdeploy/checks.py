@@ -25,7 +25,12 @@ _GRAPH = ("config.py", 868, "check_legality_parameters", "assert (")
 _PORT = ("engine/args_utils.py", 640, "post_init_all_ports", "assert is_port_available(host_ip, port), (")
 _MODEL = ("utils.py", 705, "retrive_model_from_server", "raise Exception(")
 _SHARDS = ("utils.py", 760, "check_unified_ckpt", "raise Exception(")
-_FILE = ("config.py", 255, "__init__", "pretrained_config, _ = PretrainedConfig.get_config_dict(self.model)")
+_FILE = (
+    "config.py",
+    255,
+    "__init__",
+    "pretrained_config, _ = PretrainedConfig.get_config_dict(self.model)",
+)
 SERVER_PORT = ("entrypoints/openai/api_server.py", 498, "launch_api_server", "raise Exception(")
 METRICS_PORT = ("entrypoints/openai/api_server.py", 540, "launch_metrics_server", "raise Exception(")
 CONTROLLER_PORT = ("entrypoints/openai/api_server.py", 560, "launch_controller_server", "raise Exception(")
@@ -88,8 +93,8 @@ def check_model(folder: str, config_name: str) -> None:
     keys = json.loads(config.read_text(encoding="utf-8"))
     if "torch_dtype" not in keys and "dtype" not in keys:
         message = (
-            "Unknown model format. Please ensure your config.json contains either 'torch_dtype' (for Hugging Face "
-            f"models) or 'dtype' (for Paddle models) field. Config file path: {config}"
+            "Unknown model format. Please ensure your config.json contains either 'torch_dtype' (for"
+            f" Hugging Face models) or 'dtype' (for Paddle models) field. Config file path: {config}"
         )
         raise ConfigError("ValueError", message, _FILE)
     if "torch_dtype" in keys and "dtype" in keys:
@@ -131,15 +136,20 @@ def _check_numbers(args: argparse.Namespace, *, v1: bool, chunked: bool) -> None
         (seqs <= 256, f"The parameter `max_num_seqs` is not allowed to exceed 256, but now it's {seqs}."),
         (length > 16, f"max_model_len: {length} should be larger than 16"),
         (seqs >= 1, f"max_num_seqs: {seqs} should be larger than 1"),
-        (budget >= seqs, f"max_num_batched_tokens: {budget} should be larger than or equal to max_num_seqs: {seqs}"),
+        (
+            budget >= seqs,
+            f"max_num_batched_tokens: {budget} should be larger than or equal to max_num_seqs: {seqs}",
+        ),
         (
             budget <= seqs * length,
-            f"max_num_batched_tokens: {budget} should be less than or equal to "
-            f"max_num_seqs: {seqs} * max_model_len: {length}",
+            (
+                f"max_num_batched_tokens: {budget} should be less than or equal to "
+                f"max_num_seqs: {seqs} * max_model_len: {length}"
+            ),
         ),
         (
             args.max_num_partial_prefills >= 1,
-            f"max_num_partial_prefills: {args.max_num_partial_prefills} should be larger than or equal to 1",
+            (f"max_num_partial_prefills: {args.max_num_partial_prefills} should be larger than or equal to 1"),
         ),
         (
             v1 or chunked or budget >= length,
@@ -147,17 +157,21 @@ def _check_numbers(args: argparse.Namespace, *, v1: bool, chunked: bool) -> None
         ),
         (
             budget >= args.block_size,
-            f"max_num_batched_tokens: {budget} should be larger than or equal to block_size: {args.block_size}",
+            (f"max_num_batched_tokens: {budget} should be larger than or equal to block_size: {args.block_size}"),
         ),
         (
             args.long_prefill_token_threshold < length,
-            f"long_prefill_token_threshold: {args.long_prefill_token_threshold} "
-            f"should be less than max_model_len: {length}",
+            (
+                f"long_prefill_token_threshold: {args.long_prefill_token_threshold} "
+                f"should be less than max_model_len: {length}"
+            ),
         ),
         (
             args.guided_decoding_backend in {"auto", "xgrammar", "guidance", "off"},
-            "Only support [auto, xgrammar, guidance, off] guided decoding backend, "
-            f"but got {args.guided_decoding_backend}.",
+            (
+                "Only support [auto, xgrammar, guidance, off] guided decoding backend, "
+                f"but got {args.guided_decoding_backend}."
+            ),
         ),
     )
     for fine, message in checks:
@@ -175,7 +189,10 @@ def _check_early_stop(args: argparse.Namespace) -> None:
         raise ConfigError("ValueError", message, ("engine/args_utils.py", 1201, "create_early_stop_config", "raise"))
     window, threshold = config.get("window_size", 3000), config.get("threshold", 0.99)
     checks = (
-        (isinstance(config.get("enable_early_stop", True), bool), "type of enable_early_stop must is bool."),
+        (
+            isinstance(config.get("enable_early_stop", True), bool),
+            "type of enable_early_stop must is bool.",
+        ),
         (isinstance(window, int), "type of window_size must be int."),
         (isinstance(threshold, float), "type of threshold must be float."),
     )
@@ -192,7 +209,10 @@ def _check_graph(config: dict[str, Any] | None) -> None:
     config = config or {}
     sizes = config.get("cudagraph_capture_sizes")
     checks = (
-        (config.get("graph_opt_level", 0) in {0, 1, 2}, "graph_opt_level can only take the values of 0, 1 and 2."),
+        (
+            config.get("graph_opt_level", 0) in {0, 1, 2},
+            "graph_opt_level can only take the values of 0, 1 and 2.",
+        ),
         (isinstance(config.get("use_cudagraph", True), bool), "type of use_cudagraph must is bool."),
         (sizes is None or isinstance(sizes, list), "type of cudagraph_capture_sizes must is list."),
         (

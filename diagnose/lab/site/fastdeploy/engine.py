@@ -35,8 +35,8 @@ class EngineError(Exception):
 class Engine:
     """Owns the workers and everything in shared memory."""
 
-    def __init__(self, args: argparse.Namespace, settings: Settings, logs: Logs, layers: int) -> None:
-        self.args, self.settings, self.logs = args, settings, logs
+    def __init__(self, args: argparse.Namespace, settings: Settings, record: Logs, layers: int) -> None:
+        self.args, self.settings, self.record = args, settings, record
         self.layers = layers
         self.ranks = args.tensor_parallel_size * args.data_parallel_size
         self.port = self._inner_port("engine_worker_queue_port")
@@ -59,16 +59,19 @@ class Engine:
             return int(given[0])
         ports = [free_port() for _ in range(wanted)]
         if given:
-            text = f"Parameter `{name}` expects {wanted} ports, but got {len(given)}. Ignore them and assign new ones: {ports}"
-            self.logs.warning("console", text, "args_utils.py:655")
+            text = (
+                f"Parameter `{name}` expects {wanted} ports, but got {len(given)}. Ignore them and assign"
+                f" new ones: {ports}"
+            )
+            self.record.warning("console", text, "args_utils.py:655")
         else:
             text = f"Parameter `{name}` is not specified, found available ports for possible use: {ports}"
-            self.logs.info("console", text, "args_utils.py:663")
+            self.record.info("console", text, "args_utils.py:663")
         setattr(self.args, name, ports)
         return ports[0]
 
     def _console(self, text: str, line: int, *, error: bool = False) -> None:
-        (self.logs.error if error else self.logs.info)("console", text, f"engine.py:{line}")
+        (self.record.error if error else self.record.info)("console", text, f"engine.py:{line}")
 
     def start(self) -> bool:
         """Load. False where a worker died, as in the original: the process then ends with 0.
@@ -90,7 +93,7 @@ class Engine:
         self._read_blocks()
         if self.args.enable_prefix_caching:
             self._wait_for_cache()
-        self.logs.info("llm", f"Start zmq server, api_server_pid: {os.getpid()}", "engine.py:372")
+        self.record.info("llm", f"Start zmq server, api_server_pid: {os.getpid()}", "engine.py:372")
         watcher.join()
         if not self._alive:
             self._failed_to_launch()
@@ -108,7 +111,8 @@ class Engine:
         running = min(self.blocks * size // length, self.args.max_num_seqs)
         self._console(f"Detected {self.blocks} gpu blocks and 0 cpu blocks in cache (block size: {size}).", 213)
         self._console(
-            f"FastDeploy will be serving {running} running requests if each sequence reaches its maximum length: {length}",
+            f"FastDeploy will be serving {running} running requests if each sequence reaches its maximum"
+            f" length: {length}",
             217,
         )
 
@@ -116,10 +120,10 @@ class Engine:
         shm = self.settings.shm
         Path(self._prom).mkdir(parents=True, exist_ok=True)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = self._prom
-        warn = self.logs.warning
+        warn = self.record.warning
         signals.create(shm, self.port, lambda text: warn("llm", text, "ipc_signal.py:112"))
         self._start_manager()
-        self.logs.info("llm", "EngineWorkerQueue server started.", "engine_worker_queue.py:260")
+        self.record.info("llm", "EngineWorkerQueue server started.", "engine_worker_queue.py:260")
         names = [f"router_{self.args.port}.ipc", f"{self.args.port}.socket", *self._later_sockets()]
         for name in names:
             path = f"{shm}/{name}"
@@ -133,8 +137,10 @@ class Engine:
             Path(f"{shm}/fd_lock_gpu_cache_lock.{self.port}").touch()
 
     def _later_sockets(self) -> list[str]:
-        ranks = [f"get_save_output_rank{rank}_{self.port}.socket" for rank in range(self.ranks)]
-        return [f"response_{self.args.port}_w{os.getpid()}.pull", *ranks] if self.settings.modern else []
+        names = [f"response_{self.args.port}_w{os.getpid()}.pull"] if self.settings.modern else []
+        if os.environ.get("FD_USE_GET_SAVE_OUTPUT_V1", "0") == "1":
+            names += [f"get_save_output_rank{rank}.socket" for rank in range(self.ranks)]
+        return names
 
     def _start_manager(self) -> None:
         """Fork the process that holds the engine's ports: it outlives a killed main process, as there."""
@@ -159,7 +165,7 @@ class Engine:
             _link_paddle_logs(self.ranks)
         command = f"{self._environment()} {sys.executable} -u -m paddle.distributed.launch --log_dir {folder}"
         command += self._worker_arguments() + f" 2>{log_dir()}/launch_worker.log"
-        self.logs.info("llm", f"Launch worker service command: {command}", "engine.py:590")
+        self.record.info("llm", f"Launch worker service command: {command}", "engine.py:590")
         env = {**os.environ, "FD_LAB_MAIN_PID": str(os.getpid()), "FD_LAB_START": str(self.settings.start)}
         self._launcher = subprocess.Popen(  # noqa: S602  # through a shell, as there; every value is our own
             command, shell=True, stdout=subprocess.PIPE, start_new_session=True, env=env
@@ -172,7 +178,7 @@ class Engine:
             "LOAD_STATE_DICT_THREAD_NUM": self.ranks,
             "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python",
             "NCCL_ALGO": "Ring",
-            "FLAGS_max_partition_size": os.environ.get("FLAGS_max_partition_size", "1024"),
+            "FLAGS_max_partition_size": os.environ.get("FLAGS_max_partition_size", "1024"),  # noqa: SIM112  # Paddle's name
             "OMP_NUM_THREADS": 3,
         }
         return " ".join(f"{name}={value}" for name, value in values.items())
@@ -185,7 +191,7 @@ class Engine:
                 "Failed to extract local devices or ports. Servers may not be able to start properly. "
                 "list index out of range"
             )
-            self.logs.error("config", text, "config.py:2011")
+            self.record.error("config", text, "config.py:2011")
             devices += [str(99 + n) for n in range(self.ranks - len(devices))]
         return ",".join(devices[: self.ranks])
 
@@ -271,28 +277,33 @@ class Engine:
         if self.blocks < need:
             if args.num_gpu_blocks_override:
                 text = (
-                    f"prefill_kvcache_block_num: {self.blocks} should be larger than or equal to {need}, please reduce "
-                    "the max_model_len or increase num_gpu_blocks_override"
+                    f"prefill_kvcache_block_num: {self.blocks} should be larger than or equal to {need},"
+                    " please reduce the max_model_len or increase num_gpu_blocks_override"
                 )
             else:
                 text = (
-                    f"current device block num: {self.blocks} should be larger than or equal to {need}, please reduce "
-                    "the max_model_len or replace the machine with larger GPU cards"
+                    f"current device block num: {self.blocks} should be larger than or equal to {need},"
+                    " please reduce the max_model_len or replace the machine with larger GPU cards"
                 )
             frames = (
-                ("entrypoints/openai/api_server.py", 112, "load_engine", "if not engine.start(api_server_pid=os.getpid()):"),
+                (
+                    "entrypoints/openai/api_server.py",
+                    112,
+                    "load_engine",
+                    "if not engine.start(api_server_pid=os.getpid()):",
+                ),
                 ("engine/engine.py", 355, "start", "self._stop_profile()"),
                 ("engine/engine.py", 702, "_stop_profile", "self.cfg.cache_config.reset(num_gpu_blocks)"),
                 ("config.py", 1444, "reset", "assert ("),
             )
             raise EngineError(errors.main_traceback(f"AssertionError: {text}", *frames))
         reset = f"Reset block num, the total_block_num:{self.blocks}, prefill_kvcache_block_num:{self.blocks}"
-        self.logs.info("config", reset, "config.py:1441")
+        self.record.info("config", reset, "config.py:1441")
 
     def _wait_for_profile(self) -> None:
         args = self.args
         first = (args.max_model_len // args.block_size + 2) * args.max_num_seqs
-        self.logs.info("config", f"Doing profile, the total_block_num:{first}", "config.py:1422")
+        self.record.info("config", f"Doing profile, the total_block_num:{first}", "config.py:1422")
         signal_ = Signal(self.settings.shm, "get_profile_block_num", self.port)
         while signal_[0] == 0:
             if self._dead():
@@ -303,15 +314,15 @@ class Engine:
         self.blocks = signal_[0]
 
     def _wait_for_cache(self) -> None:
-        """Wait for the workers' caches, for ever if need be: the original does not look whether they live."""
+        """Wait for the workers' caches, for ever if need be: nobody looks whether they live."""
         text = "PrefixCacheManager is waiting for kv cache to be initialized."
-        self.logs.info("prefix_cache_manager", text, "prefix_cache_manager.py:255")
+        self.record.info("cache_manager", text, "prefix_cache_manager.py:255")
         ready = Signal(self.settings.shm, "cache_ready_signal", self.port)
         while sum(ready) < self.ranks:
             time.sleep(self.settings.poll)
 
     def watch_workers(self) -> None:
-        """From 2.6 on: look every few seconds whether the launcher lives, else end this process by SIGINT."""
+        """From 2.6 on: look every few seconds whether the launcher lives, else end by SIGINT."""
         while not self.stopping:
             time.sleep(self.settings.monitor_seconds)
             if self._dead() and not self.stopping:
@@ -342,7 +353,7 @@ class Engine:
         if self.stopping:
             return
         self.stopping = True
-        self.logs.info("llm", "Engine shut down, exiting sub services...", "engine.py:455")
+        self.record.info("llm", "Engine shut down, exiting sub services...", "engine.py:455")
         if self._launcher is not None:
             with contextlib.suppress(OSError):
                 os.killpg(self._launcher.pid, signal.SIGTERM)
@@ -371,7 +382,7 @@ def _bar(title: str, done: int) -> None:
 
 
 def _hold(main_pid: int, orphan_seconds: float) -> None:
-    """Live as the manager process: hold the ports until told to end, or long after the main process is gone."""
+    """Hold the ports, as the manager process, until told to end or the main process is long gone."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gone = 0.0

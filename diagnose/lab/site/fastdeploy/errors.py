@@ -53,11 +53,21 @@ LOAD = (
     (WORKER, 1190, "run_worker_proc", "worker_proc.load_model()"),
     (WORKER, 655, "load_model", "self.worker.load_model()"),
     ("worker/gpu_worker.py", 188, "load_model", "self.model_runner.load_model()"),
-    ("worker/gpu_model_runner.py", 1342, "load_model", "self.model = model_loader.load_model(fd_config=self.fd_config)"),
+    (
+        "worker/gpu_model_runner.py",
+        1342,
+        "load_model",
+        "self.model = model_loader.load_model(fd_config=self.fd_config)",
+    ),
 )
 PROFILE = (
     (WORKER, 1194, "run_worker_proc", "worker_proc.initialize_kv_cache()"),
-    (WORKER, 574, "initialize_kv_cache", "available_kv_cache_memory = self.worker.determine_available_memory()"),
+    (
+        WORKER,
+        574,
+        "initialize_kv_cache",
+        "available_kv_cache_memory = self.worker.determine_available_memory()",
+    ),
     ("worker/gpu_worker.py", 130, "determine_available_memory", "self.model_runner.profile_run()"),
 )
 KV_CACHE = (
@@ -76,13 +86,16 @@ CAPTURE = (
 SERVE = (
     (WORKER, 1203, "run_worker_proc", "worker_proc.event_loop_normal()"),
     (WORKER, 541, "event_loop_normal", "self.worker.execute_model(req_dicts, max_occupied_batch_index)"),
-    ("worker/gpu_worker.py", 210, "execute_model", "output = self.model_runner.execute_model(model_forward_batch)"),
+    (
+        "worker/gpu_worker.py",
+        210,
+        "execute_model",
+        "output = self.model_runner.execute_model(model_forward_batch)",
+    ),
 )
 
 
-def out_of_memory(
-    *, gpu: int, asked: int, used: int, free: int, frames: tuple[tuple[str, int, str, str], ...]
-) -> str:
+def out_of_memory(*, gpu: int, asked: int, used: int, free: int, frames: tuple[tuple[str, int, str, str], ...]) -> str:
     """Paddle's block for a failed allocation."""
     summary = (
         "ResourceExhaustedError: \n\n"
@@ -112,6 +125,7 @@ def segfault(pid: int, unix: int) -> str:
         "No stack trace in paddle, may be caused by external reasons.\n\n"
         "----------------------\nError Message Summary:\n----------------------\n"
         "FatalError: `Segmentation fault` is detected by the operating system.\n"
-        f'  [TimeInfo: *** Aborted at {unix} (unix time) try "date -d @{unix}" if you are using GNU date ***]\n'
+        f'  [TimeInfo: *** Aborted at {unix} (unix time) try "date -d @{unix}" if you are using GNU date'
+        " ***]\n"
         f"  [SignalInfo: *** SIGSEGV (@0x0) received by PID {pid} (TID 0x7f{unix:x}) from PID 0 ***]\n\n"
     )

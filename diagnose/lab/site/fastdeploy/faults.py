@@ -1,7 +1,9 @@
 """Faults on a script.
 
-``FD_LAB_FAULTS`` is a comma list of ``name[@seconds][:key=value;key=value][#first]`` or a JSON list of such texts
-or of objects ``{"name": "worker-killed", "at": 5, "first": 1, "rank": 0}``. ``#1`` means: on the first start only.
+``FD_LAB_FAULTS`` is a comma list of ``name[@seconds][:key=value;key=value][#first]`` or a JSON list of
+such texts or of objects ``{"name": "worker-killed", "at": 5, "first": 1, "rank": 0}``. ``#1`` means: on
+the first start only.
+the first start only.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ _FAULT = re.compile(r"(?P<name>[a-z0-9-]+)(?:@(?P<at>[\d.]+))?(?::(?P<params>[^#
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong: ``at`` seconds after ready where it has a time, on the ``first`` starts only."""
+    """One thing that goes wrong, ``at`` seconds after ready, on the ``first`` starts only."""
 
     name: str
     at: float | None = None

@@ -1,7 +1,9 @@
 """The memory of pretend GPUs: one JSON file a card, shared by all lab servers of a host.
 
-``gpu<N>.json`` is ``{"index", "name", "total_bytes", "processes": {"<pid>": bytes}, "leaked": {"<label>": bytes}}``,
-guarded by ``flock`` on ``lock``. What a dead process held is free; what leaked stays until somebody takes it away.
+``gpu<N>.json`` is ``{"index", "name", "total_bytes", "processes": {"<pid>": bytes}, "leaked": {"<label>":
+bytes}}``, guarded by ``flock`` on ``lock``. What a dead process held is free; what leaked stays until
+somebody takes it away.
+somebody takes it away.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from fastdeploy.process import alive
 
 
 class OutOfMemoryError(Exception):
-    """A card cannot give what was asked. All numbers in bytes; ``gpu`` as the process counts its devices."""
+    """A card cannot give what was asked; sizes in bytes, ``gpu`` as the process counts devices."""
 
     def __init__(self, *, gpu: int, asked: int, used: int, free: int) -> None:
         super().__init__(f"{asked} bytes on GPU {gpu}")

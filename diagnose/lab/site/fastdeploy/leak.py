@@ -1,6 +1,7 @@
 """Memory that stays on the card after its process is gone, for a while: the fault ``zombie-memory``.
 
-A keeper waits for the worker's end, holds its bytes in nobody's name, and gives them back when the time is up.
+A keeper waits for the worker's end, holds its bytes in nobody's name, and gives them back when the time
+is up.
 """
 
 from __future__ import annotations
@@ -21,9 +22,21 @@ def leave_memory(settings: Settings, device: str) -> None:
     if fault is None:
         return
     seconds = fault.at if fault.at is not None else fault.number("seconds", 20)
-    command = [sys.executable, "-m", "fastdeploy.leak", settings.gpus, device, str(os.getpid()), str(seconds)]
+    command = [
+        sys.executable,
+        "-m",
+        "fastdeploy.leak",
+        settings.gpus,
+        device,
+        str(os.getpid()),
+        str(seconds),
+    ]
     subprocess.Popen(  # noqa: S603  # our own module
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 

@@ -1,7 +1,8 @@
 """Log files as the two eras write them.
 
-2.4: a file a logger, ``<name>.log`` a link to ``<name>.log.YYYY-MM-DD``, ANSI colours, ``<name>_error.log`` with the
-first error. 2.6: channels, no colours, no milliseconds, every error in ``error.log`` too.
+2.4: a file a logger, ``<name>.log`` a link to ``<name>.log.YYYY-MM-DD``, ANSI colours,
+``<name>_error.log`` with the first error. 2.6: channels, no colours, no milliseconds, every error in
+``error.log`` too.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ _CHANNELS = {
     "gpu_worker": "worker_process",
     "gpu_model_runner": "worker_process",
     "cudagraph_piecewise_backend": "worker_process",
-    "prefix_cache_manager": "cache_manager",
+    "llm": "fastdeploy",
     "zmq_client": "comm",
 }
-_OLD_NAMES = {"request": "api_server"}
+_OLD_NAMES = {"request": "api_server", "llm": "fastdeploy"}
 
 
 def log_dir() -> Path:
@@ -95,7 +96,7 @@ class Logs:
         target = f"{name}.log.{today}"
         handle = os.open(self._folder / target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         link = self._folder / f"{name}.log"
-        if not link.is_symlink() or os.readlink(link) != target:
+        if not link.is_symlink() or str(link.readlink()) != target:
             new = self._folder / f".{name}.{os.getpid()}"
             new.symlink_to(target)
             new.replace(link)

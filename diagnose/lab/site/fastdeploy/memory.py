@@ -1,7 +1,8 @@
-"""How much memory a model takes on one card: weights, activations, cache blocks, graphs, and what nobody counts.
+"""How much memory a model takes on one card, counted and uncounted.
 
-Written from the shapes of the model alone. The last group, the hidden overheads, is drawn from ``FD_LAB_SEED``, so
-that a planner which knows only the arithmetic is wrong by a few percent, as on a real card.
+Written from the shapes of the model alone. The last group, the hidden overheads, is drawn from
+``FD_LAB_SEED``, so that a planner which knows only the arithmetic is wrong by a few percent, as on a real
+card.
 """
 
 from __future__ import annotations
@@ -211,6 +212,6 @@ def capture_sizes(sequences: int, config: dict[str, Any] | None) -> tuple[int, .
     config = config or {}
     if not config.get("use_cudagraph", True):
         return ()
-    sizes = config.get("cudagraph_capture_sizes") or [1, 2, 4, *range(8, 129, 8), *range(144, 257, 16)]
-    kept = sorted({int(size) for size in sizes if int(size) <= sequences} | {min(sequences, 256)})
-    return tuple(kept)
+    given = config.get("cudagraph_capture_sizes")
+    usual = [1, 2, 4, *range(8, 129, 8), *range(144, 257, 16), min(sequences, 256)]
+    return tuple(sorted({int(size) for size in given or usual if int(size) <= sequences}))

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import NoReturn
 
 from fastdeploy import errors
@@ -36,14 +37,20 @@ from fastdeploy.signals import Signal
 Frames = tuple[tuple[str, int, str, str], ...]
 
 
-class Failure(Exception):
+class WorkerError(Exception):
     """The worker dies with this text and code 1."""
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the internal command line: here underscores are right."""
     parser = argparse.ArgumentParser("FastDeploy LLM Inference")
-    for name in ("max_num_seqs", "max_model_len", "tensor_parallel_size", "block_size", "enc_dec_block_num"):
+    for name in (
+        "max_num_seqs",
+        "max_model_len",
+        "tensor_parallel_size",
+        "block_size",
+        "enc_dec_block_num",
+    ):
         parser.add_argument(f"--{name}", type=int, default=1)
     parser.add_argument("--max_num_batched_tokens", type=int, default=8192)
     parser.add_argument("--num_gpu_blocks_override", type=int, default=None)
@@ -64,7 +71,7 @@ class Worker:
         self.args, self.settings = args, settings
         self.rank = int(os.environ.get("PADDLE_TRAINER_ID", "0"))
         self.device = args.device_ids.split(",")[self.rank]
-        self.logs = Logs(modern=settings.modern)
+        self.record = Logs(modern=settings.modern)
         self.shape: Shape
         self.card: Card
         self.hidden: Hidden
@@ -94,7 +101,7 @@ class Worker:
         try:
             self.card.take(size)
         except OutOfMemoryError as full:
-            raise Failure(self._oom_text(full.asked, full.used, full.free, frames)) from None
+            raise WorkerError(self._oom_text(full.asked, full.used, full.free, frames)) from None
         self.reserved += size
 
     def _oom_text(self, asked: int, used: int, free: int, frames: Frames) -> str:
@@ -103,22 +110,24 @@ class Worker:
     def _forced_oom(self, frames: Frames) -> NoReturn:
         usage = self.card.usage()
         free = min(usage.free, 311 * MIB)
-        raise Failure(self._oom_text(free + 201 * MIB, usage.total - free, free, frames))
+        raise WorkerError(self._oom_text(free + 201 * MIB, usage.total - free, free, frames))
 
     def _greet(self) -> None:
         say(
-            "/usr/local/lib/python3.10/dist-packages/paddle/utils/cpp_extension/extension_utils.py:715: UserWarning: "
-            "No ccache found. Please be aware that recompiling all source files may be required. You can download "
-            "and install ccache from: https://github.com/ccache/ccache/blob/master/doc/INSTALL.md\n"
-            "  warnings.warn(warning_message)"
+            "/usr/local/lib/python3.10/dist-packages/paddle/utils/cpp_extension/extension_utils.py:715:"
+            " UserWarning: No ccache found. Please be aware that recompiling all source files may be"
+            " required. You can download and install ccache from:"
+            " https://github.com/ccache/ccache/blob/master/doc/INSTALL.md\n  warnings.warn(warning_message)"
         )
         say(
-            "None of PyTorch, TensorFlow >= 2.0, or Flax have been found. Models won't be available and only "
-            "tokenizers, configuration and file/data utilities can be used."
+            "None of PyTorch, TensorFlow >= 2.0, or Flax have been found. Models won't be available and"
+            " only tokenizers, configuration and file/data utilities can be used."
         )
         say(
-            "Found PROMETHEUS_MULTIPROC_DIR:" + os.environ.get("PROMETHEUS_MULTIPROC_DIR", "/tmp/prom_main")  # noqa: S108
-            + " was set by user. you will find inaccurate metrics. Unset the variable will properly handle cleanup."
+            "Found PROMETHEUS_MULTIPROC_DIR:"
+            + os.environ.get("PROMETHEUS_MULTIPROC_DIR", "/tmp/prom_main")  # noqa: S108
+            + " was set by user. you will find inaccurate metrics. Unset the variable will properly handle"
+            " cleanup."
         )
         say("======================= Modified FLAGS detected =======================")
         say("FLAGS(name='FLAGS_max_partition_size', current_value=1024, default_value=1024)")
@@ -133,14 +142,18 @@ class Worker:
             self.card = Card(self.settings.gpus, int(self.device), self.rank)
         except (NoSuchGpuError, ValueError):
             error = (
-                "OSError: (External) CUDA error(101), invalid device ordinal. \n  [Hint: 'cudaErrorInvalidDevice'. "
-                "This indicates that the device ordinal supplied by the user does not correspond to a valid CUDA "
-                "device or that the action requested is invalid for the specified device. ] "
-                "(at /paddle/paddle/phi/backends/gpu/cuda/cuda_info.cc:216)\n"
+                "OSError: (External) CUDA error(101), invalid device ordinal. \n  [Hint:"
+                " 'cudaErrorInvalidDevice'. This indicates that the device ordinal supplied by the user"
+                " does not correspond to a valid CUDA device or that the action requested is invalid for"
+                " the specified device. ] (at /paddle/paddle/phi/backends/gpu/cuda/cuda_info.cc:216)\n"
             )
-            raise Failure(errors.worker_traceback(error)) from None
-        say(glog(f"gpu_resources.cc:114] Please NOTE: device: {self.rank}, GPU Compute Capability: 8.0, "
-                 "Driver API Version: 12.6, Runtime API Version: 12.6"))
+            raise WorkerError(errors.worker_traceback(error)) from None
+        say(
+            glog(
+                f"gpu_resources.cc:114] Please NOTE: device: {self.rank}, GPU Compute Capability: 8.0, "
+                "Driver API Version: 12.6, Runtime API Version: 12.6"
+            )
+        )
         total = self.card.usage().total
         self.hidden = draw_hidden(self.settings.seed, total)
         if self.hidden.neighbour:
@@ -158,16 +171,25 @@ class Worker:
                 graphs=capture_sizes(self.args.max_num_seqs, self.args.graph_optimization_config),
             )
         except QuantizationError as problem:
-            frame = (errors.WORKER, 1178, "run_worker_proc", "fd_config = initialize_fd_config(args, ranks, local_rank)")
-            raise Failure(errors.worker_traceback(f"ValueError: {problem}", frame)) from None
+            frame = (
+                errors.WORKER,
+                1178,
+                "run_worker_proc",
+                "fd_config = initialize_fd_config(args, ranks, local_rank)",
+            )
+            raise WorkerError(errors.worker_traceback(f"ValueError: {problem}", frame)) from None
 
     def _mismatch(self) -> NoReturn:
         fault = self.settings.fault("cuda-mismatch")
         if fault is not None and fault.params.get("kind") == "cudnn":
             say(glog("gpu_resources.cc:164] device: 0, cuDNN Version: 8.9."))
-            say(glog("gpu_resources.cc:196] WARNING: device: 0. The installed Paddle is compiled with CUDNN 9.5, but "
-                     "CUDNN version in your machine is 8.9, which may cause serious incompatible bug. Please recompile "
-                     "or reinstall Paddle with compatible CUDNN version."))
+            say(
+                glog(
+                    "gpu_resources.cc:196] WARNING: device: 0. The installed Paddle is compiled with CUDNN"
+                    " 9.5, but CUDNN version in your machine is 8.9, which may cause serious incompatible"
+                    " bug. Please recompile or reinstall Paddle with compatible CUDNN version."
+                )
+            )
             error = (
                 "OSError: (External) CUDNN error(1), CUDNN_STATUS_NOT_INITIALIZED. \n  [Hint: "
                 "'CUDNN_STATUS_NOT_INITIALIZED'. The cuDNN library was not initialized properly. ] "
@@ -175,13 +197,13 @@ class Worker:
             )
         else:
             error = (
-                "OSError: (External) CUDA error(35), CUDA driver version is insufficient for CUDA runtime version. \n"
-                "  [Hint: 'cudaErrorInsufficientDriver'. This indicates that the installed NVIDIA CUDA driver is older "
-                "than the CUDA runtime library. This is not a supported configuration. Users should install an updated "
-                "NVIDIA display driver to allow the application to run.] "
-                "(at /paddle/paddle/phi/backends/gpu/cuda/cuda_info.cc:66)\n"
+                "OSError: (External) CUDA error(35), CUDA driver version is insufficient for CUDA runtime"
+                " version. \n  [Hint: 'cudaErrorInsufficientDriver'. This indicates that the installed"
+                " NVIDIA CUDA driver is older than the CUDA runtime library. This is not a supported"
+                " configuration. Users should install an updated NVIDIA display driver to allow the"
+                " application to run.] (at /paddle/paddle/phi/backends/gpu/cuda/cuda_info.cc:66)\n"
             )
-        raise Failure(errors.worker_traceback(error))
+        raise WorkerError(errors.worker_traceback(error))
 
     def _load(self) -> None:
         self._find_weights()
@@ -202,11 +224,11 @@ class Worker:
         self.signal("loaded_model_signal")[self.rank] = 1
 
     def _find_weights(self) -> None:
-        names = os.listdir(self.args.model)
+        names = [path.name for path in Path(self.args.model).iterdir()]
         if not any(name.endswith((".safetensors", ".pdparams")) for name in names):
             index = f"{self.args.model}/model.safetensors.index.json"
             error = f"FileNotFoundError: [Errno 2] No such file or directory: '{index}'"
-            raise Failure(errors.worker_traceback(error, *errors.LOAD))
+            raise WorkerError(errors.worker_traceback(error, *errors.LOAD))
 
     def _load_faults(self) -> None:
         if self.settings.fault("hang-load"):
@@ -214,7 +236,7 @@ class Worker:
         if self.settings.fault("oom-load"):
             self._forced_oom(errors.LOAD)
         if self.settings.fault("exit-zero"):
-            raise Failure(errors.worker_traceback("RuntimeError: weight not found in state_dict !", *errors.LOAD))
+            raise WorkerError(errors.worker_traceback("RuntimeError: weight not found in state_dict !", *errors.LOAD))
 
     def _size_cache(self) -> None:
         if self.args.do_profile:
@@ -225,18 +247,20 @@ class Worker:
                 self.signal("get_profile_block_num")[0] = self.blocks
         else:
             self.blocks = self.args.num_gpu_blocks_override
-        self.logs.info("worker_process", f"------- num_blocks_global: {self.blocks} --------", "worker_process.py:614")
+        self.record.info(
+            "worker_process", f"------- num_blocks_global: {self.blocks} --------", "worker_process.py:614"
+        )
         forced = self.settings.fault("hang-capture")
         if forced:
             self.wait(0.1)
             self._forced_oom(errors.KV_CACHE)
-        self.logs.info("gpu_model_runner", "Initializing kv cache for all layers. ", "gpu_model_runner.py:1502")
+        self.record.info("gpu_model_runner", "Initializing kv cache for all layers. ", "gpu_model_runner.py:1502")
         self._take(self.blocks * self.demand.block, errors.KV_CACHE)
         kv = max(1, self.shape.kv_heads // self.args.tensor_parallel_size)
         block_shape = [self.blocks, kv, self.args.block_size, self.shape.head_dim]
         for layer in range(self.shape.layers):
             text = f"..creating kv cache for layer {layer}: {block_shape}"
-            self.logs.info("gpu_model_runner", text, "gpu_model_runner.py:1531")
+            self.record.info("gpu_model_runner", text, "gpu_model_runner.py:1531")
         self.wait(0.05)
         self.signal("cache_ready_signal")[self.rank] = 1
 
@@ -266,10 +290,10 @@ class Worker:
             f"\nPaddle allocated memory: {(self.reserved - self.hidden.context) / GIB}",
             *tail,
         )
-        self.logs.info("gpu_worker", str(lines), "gpu_worker.py:121")  # a tuple is logged, as in the original
+        self.record.info("gpu_worker", str(lines), "gpu_worker.py:121")  # a tuple is logged, as in the original
 
     def _count_blocks(self, available: int) -> int:
-        say_so = self.logs.info
+        say_so = self.record.info
         text = f"------- available_kv_cache_memory:{available / GIB} GB --------"
         say_so("worker_process", text, "worker_process.py:577")
         blocks = available // self.demand.block
@@ -285,17 +309,17 @@ class Worker:
         say_so("worker_process", f"------- num_blocks_local:{blocks} --------", "worker_process.py:586")
         if blocks <= 0:
             error = (
-                f"ValueError: The total number of blocks cannot be less than zero bug got {blocks}. Please increase "
-                "gpu_memory_utilization Or decrease max_num_batched_tokens(max model length)."
+                f"ValueError: The total number of blocks cannot be less than zero bug got {blocks}. Please"
+                " increase gpu_memory_utilization Or decrease max_num_batched_tokens(max model length)."
             )
-            raise Failure(errors.worker_traceback(error, *errors.NO_BLOCKS))
+            raise WorkerError(errors.worker_traceback(error, *errors.NO_BLOCKS))
         return blocks
 
     def _capture(self) -> None:
         sizes = capture_sizes(self.args.max_num_seqs, self.args.graph_optimization_config)
         if not sizes:
             text = "Skipping CUDA graph capture. Please check GraphOptimizationConfig"
-            self.logs.info("gpu_model_runner", text, "gpu_model_runner.py:2088")
+            self.record.info("gpu_model_runner", text, "gpu_model_runner.py:2088")
         try:
             self._take(self.hidden.workspace, errors.CAPTURE)
             part = int(self.demand.capture * self.hidden.capture) // max(1, len(sizes))
@@ -304,20 +328,21 @@ class Worker:
                     self._forced_oom(errors.CAPTURE)
                 self._take(part, errors.CAPTURE)
                 text = f"Warm up the model with the batch size:{size}, num tokens:1"
-                self.logs.info("gpu_model_runner", text, "gpu_model_runner.py:2110")
+                self.record.info("gpu_model_runner", text, "gpu_model_runner.py:2110")
                 self.wait(0.2 / len(sizes))
-        except Failure as full:
-            raise Failure(self._capture_text(str(full), sizes)) from None
+        except WorkerError as full:
+            raise WorkerError(self._capture_text(str(full), sizes)) from None
         if sizes:
             text = f"Cuda Graph capturing took {self.settings.load_seconds * 0.2:.3f} seconds"
-            self.logs.info("gpu_model_runner", text, "gpu_model_runner.py:2131")
+            self.record.info("gpu_model_runner", text, "gpu_model_runner.py:2131")
 
     def _capture_text(self, full: str, sizes: tuple[int, ...]) -> str:
         if not self.settings.modern:
             return full
         error = (
-            f"RuntimeError: CUDA out of memory occurred when warming up CUDAGraph with the capture sizes {list(sizes)}. "
-            "Please try lowering `max_num_seqs` or `gpu_memory_utilization` when initializing the engine."
+            "RuntimeError: CUDA out of memory occurred when warming up CUDAGraph with the capture sizes"
+            f" {list(sizes)}. Please try lowering `max_num_seqs` or `gpu_memory_utilization` when"
+            " initializing the engine."
         )
         more = "\nThe above exception was the direct cause of the following exception:\n\n"
         return full + more + errors.worker_traceback(error, *errors.CAPTURE[:2])
@@ -326,7 +351,7 @@ class Worker:
         live, steps = self.signal("worker_healthy_live_signal"), self.signal("exist_tasks_intra_signal")
         live[self.rank] = int(time.time())
         self.signal("worker_ready_signal")[self.rank] = 1
-        self.logs.info("worker_process", "connect task queue address", "worker_process.py:660")
+        self.record.info("worker_process", "connect task queue address", "worker_process.py:660")
         self.ready_at = time.monotonic()
         flooded = False
         while True:
@@ -362,7 +387,8 @@ class Worker:
         number = 0
         while time.monotonic() < until:
             lines = [
-                f"[{stamp()}] [ WARNING] token_processor.py:412 - current tokens need to accumulate, req_id: {number + n}"
+                f"[{stamp()}] [ WARNING] token_processor.py:412 - current tokens need to accumulate,"
+                f" req_id: {number + n}"
                 for n in range(max(1, int(rate / 20)))
             ]
             number += len(lines)
@@ -392,7 +418,10 @@ def glog(text: str) -> str:
 def bar(title: str, done: int, total: int) -> None:
     """One frame of a progress bar; ends with a line break only when full."""
     filled = "█" * (done * 10 // total)
-    text = f"\r{title}: {done * 100 // total:3d}%|{filled:<10}| {done}/{total} [00:{done:02d}<00:{total - done:02d},  1.02s/it]"
+    text = (
+        f"\r{title}: {done * 100 // total:3d}%|{filled:<10}| {done}/{total}"
+        f" [00:{done:02d}<00:{total - done:02d},  1.02s/it]"
+    )
     with contextlib.suppress(OSError):
         os.write(2, (text + ("\n" if done == total else "")).encode())
 
@@ -406,7 +435,7 @@ def main() -> int:
     leave_memory(settings, worker.device)
     try:
         worker.run()
-    except Failure as failure:
+    except WorkerError as failure:
         say(str(failure).rstrip("\n"))
         return 1
 

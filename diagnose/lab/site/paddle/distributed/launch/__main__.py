@@ -1,7 +1,7 @@
 """Start the workers, watch them, stop all when one fails, and say so on stderr.
 
-A stand-in for Paddle's launcher: one process a device, ``workerlog.N`` opened to append, what rank 0 writes also
-goes to stdout, where the engine reads the progress.
+A stand-in for Paddle's launcher: one process a device, ``workerlog.N`` opened to append, what rank 0
+writes also goes to stdout, where the engine reads the progress.
 """
 
 from __future__ import annotations
@@ -37,12 +37,20 @@ class Rank:
     def __init__(self, rank: int, command: list[str], log: Path, device: str) -> None:
         self.rank, self.command, self.log = rank, command, log
         self._read_from = log.stat().st_size if log.exists() else 0
-        env = {**os.environ, "PADDLE_TRAINER_ID": str(rank), "FLAGS_selected_gpus": device, "PADDLE_LOCAL_RANK": str(rank)}
+        env = {
+            **os.environ,
+            "PADDLE_TRAINER_ID": str(rank),
+            "FLAGS_selected_gpus": device,
+            "PADDLE_LOCAL_RANK": str(rank),
+        }
         with log.open("ab") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=out, env=env)  # noqa: S603  # our own worker
 
     def relay(self) -> None:
         """Copy what was written since the last time to stdout."""
+        with contextlib.suppress(OSError):
+            if self.log.stat().st_size == self._read_from:
+                return
         with contextlib.suppress(OSError), self.log.open("rb") as file:
             file.seek(self._read_from)
             new = file.read(1 << 16)
@@ -64,9 +72,10 @@ def stop(ranks: list[Rank], timeout: float) -> None:
             rank.process.terminate()
     deadline = time.monotonic() + timeout
     for rank in ranks:
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             rank.process.wait(max(0.01, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+    for rank in ranks:
+        if rank.process.poll() is None:
             rank.process.kill()
             rank.process.wait()
 
@@ -138,7 +147,10 @@ def _prepare(folder: Path, devices: list[str]) -> None:
     say("INFO", f"log_dir: {folder}")
     say("INFO", f"nproc_per_node: {len(devices)}")
     say("INFO", "--------------------------------------------------")
-    say("INFO", f"Job: default, mode collective, replicas {len(devices)}[{len(devices)}:{len(devices)}], elastic False")
+    say(
+        "INFO",
+        f"Job: default, mode collective, replicas {len(devices)}[{len(devices)}:{len(devices)}], elastic False",
+    )
     say("INFO", f"Run Pod: fdlab0, replicas {len(devices)}, status ready")
 
 

@@ -1,0 +1,144 @@
+"""``server.restart``: end the whole tree, wait for its GPU memory, clean up, start the plan's command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from diagnose.errors import ActuatorError, ControllerError
+from diagnose.launch.secrets import hidden
+from diagnose.launch.spec import diff
+from diagnose.model.incident import Intent, Plan
+from diagnose.model.remedy import ServerRestart, Step
+from diagnose.model.text import Text
+from diagnose.ports import Controller, GpuReader, GpuUnavailableError, Handle, StopReport
+
+_GRACE = timedelta(seconds=30)
+
+
+@dataclass
+class Server:
+    """The one server that the hands look after.
+
+    Attributes:
+        run_dir: Where each generation has a folder for its console.
+        handle: What runs now, or ran last; ``None`` before the first start.
+        generation: The number of the last start.
+        gpu: Tells when its memory is free; ``None`` where there are no cards.
+        running: Counts requests in flight; ``None`` where that cannot be asked.
+        started: Called with each new handle, at once: the journal's note.
+        stopping: Called before a stop on purpose: what ends now is expected.
+    """
+
+    target: str
+    controller: Controller
+    run_dir: Path
+    handle: Handle | None = None
+    generation: int = 0
+    gpu: GpuReader | None = None
+    running: Callable[[], int | None] | None = None
+    started: Callable[[Handle], None] = lambda _handle: None
+    stopping: Callable[[Handle], None] = lambda _handle: None
+
+    def alive(self) -> bool:
+        """Say whether the main process runs."""
+        return self.handle is not None and self.controller.adopt(self.handle) is not None
+
+    def stop(self, *, drain: timedelta = timedelta(0), grace: timedelta = _GRACE) -> StopReport:
+        """End all its processes, and wait for its GPU memory.
+
+        Raises:
+            ActuatorError: Something is left; nothing new may be started then.
+        """
+        if self.handle is None:
+            return StopReport()
+        self.stopping(self.handle)
+        report = self.controller.stop(
+            self.handle, drain=drain, grace=grace, running=self.running, gpu_own_bytes=self._own_bytes()
+        )
+        if report.left:
+            pids = ", ".join(map(str, report.left))
+            raise ActuatorError(f"processes {pids} cannot be ended, not even by SIGKILL. See dmesg; reboot if need be.")
+        if report.gpu_free is False:
+            raise ActuatorError(
+                "all processes are gone, but GPU memory is still held. Look for its owner with nvidia-smi."
+            )
+        return report
+
+    def start(self, plan: Plan) -> Handle:
+        """Start the plan's command as the next generation.
+
+        Raises:
+            ActuatorError: It could not be started.
+        """
+        number = self.generation + 1
+        folder = self.run_dir / f"generation-{number}"
+        handle = self.controller.start(self.target, number, plan.after, run_dir=str(folder))
+        self.handle, self.generation = handle, number
+        self.started(handle)
+        return handle
+
+    def _own_bytes(self) -> Callable[[], int | None] | None:
+        """Ask for the memory of the processes that live now, also when they are gone."""
+        reader = self.gpu
+        if reader is None or self.handle is None:
+            return None
+        pids = {one.pid for one in self.controller.tree(self.handle)}
+
+        def held() -> int | None:
+            try:
+                return sum(card.own_bytes for card in reader.read(pids))
+            except GpuUnavailableError:
+                return None
+
+        return held
+
+
+class RestartServer:
+    """Restarts a server with the command that the plan worked out."""
+
+    action = "server.restart"
+
+    def __init__(self, server: Server, *, grace: timedelta = _GRACE) -> None:
+        self._server, self._grace = server, grace
+
+    def describe(self, step: Step, plan: Plan) -> Text:
+        """Name the command and what changes in it. Touches nothing."""
+        changes = "; ".join(diff(plan.before, plan.after))
+        command = shlex.join(hidden(plan.after.argv))
+        seconds = step.drain.total_seconds() if isinstance(step, ServerRestart) else 0
+        en = f"Stop the server (up to {seconds:.0f} s for requests in flight) and start: {command}"
+        zh = f"停止服务（最多等待进行中的请求 {seconds:.0f} 秒）并启动：{command}"
+        return Text(f"{en} ({changes})" if changes else en, f"{zh}（{changes}）" if changes else zh)
+
+    def perform(self, step: Step, intent: Intent) -> str:
+        """Restart; a second call for the same intent finds it done and does nothing.
+
+        Raises:
+            ActuatorError: The old server could not be ended, or the new one not started.
+        """
+        server = self._server
+        done = server.generation > intent.generation
+        if done and server.alive() and server.handle is not None and server.handle.spec == intent.plan.after:
+            return f"generation {server.generation} already runs this command; nothing done"
+        drain = step.drain if isinstance(step, ServerRestart) else timedelta(0)
+        report = server.stop(drain=drain, grace=min(self._grace, step.timeout))
+        cleaned = self._clean()
+        handle = server.start(intent.plan)
+        gone = len(report.ended) + len(report.killed)
+        return (
+            f"ended {gone} processes ({len(report.killed)} by SIGKILL) in {report.seconds:.1f} s, "
+            f"{cleaned}, started generation {handle.generation} as process {handle.pid}"
+        )
+
+    def _clean(self) -> str:
+        """What cannot be removed is told, but is no reason to stay down: the server replaces its names."""
+        handle = self._server.handle
+        try:
+            removed = self._server.controller.clean(handle) if handle else ()
+        except ControllerError as error:
+            return str(error).rstrip(".")
+        return f"removed {len(removed)} leftovers"

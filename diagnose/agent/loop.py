@@ -1,0 +1,187 @@
+"""The daemon: poll, step, write down, act; over and over. It owns the order of things, and nothing else."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from diagnose.agent.config import Config
+from diagnose.agent.session import Session
+from diagnose.engine.state import State
+from diagnose.engine.step import step
+from diagnose.engine.targets import Target
+from diagnose.errors import JournalError
+from diagnose.journal import Journal, Turn
+from diagnose.model.effect import Effect, Perform
+from diagnose.model.incident import Intent
+from diagnose.model.incident import State as Stands
+from diagnose.model.knowledge import Knowledge
+from diagnose.model.observation import Observation, Outcome, ProbeResult, SourceSilent, StepResult
+from diagnose.ports import Clock
+from diagnose.sources import facts
+
+_BUSY, _IDLE = 0.01, 0.1
+_THINK_EVERY = timedelta(milliseconds=500)
+_PRUNE_EVERY = timedelta(hours=1)
+
+Watcher = Callable[[State, Sequence[Effect]], None]
+
+
+class Daemon:
+    """Looks after its targets until it is told to stop; then the servers go on without it.
+
+    Args:
+        watcher: Is shown each turn that had effects, after it was written down.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        knowledge: Knowledge,
+        journal: Journal,
+        sessions: Mapping[str, Session],
+        clock: Clock,
+        watcher: Watcher = lambda _state, _effects: None,
+    ) -> None:
+        self.config, self.knowledge, self.journal = config, knowledge, journal
+        self.sessions, self.clock, self.watcher = sessions, clock, watcher
+        self.state = journal.state()
+        self._inbox: list[Observation] = []
+        self._stop = anyio.Event()
+        self._thought: datetime | None = None
+        self._pruned: datetime | None = None
+        self._journal_silent = False
+
+    def stop(self) -> None:
+        """Ask the daemon to end after this turn."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Begin all targets and look after them, until `stop`, SIGINT or SIGTERM.
+
+        Raises:
+            DiagnoseError: A target can neither be found nor started.
+        """
+        kept = self.journal.kept()
+        for name, session in self.sessions.items():
+            session.begin(self.state.targets.get(name, Target(name=name)), kept)
+        self._recover()
+        async with anyio.create_task_group() as tasks:
+            for session in self.sessions.values():
+                tasks.start_soon(self._probe, session)
+                tasks.start_soon(self._learn, session)
+            tasks.start_soon(self._obey_signals)
+            while not self._stop.is_set():
+                self._turn(tasks)
+                busy = any(session.busy for session in self.sessions.values())
+                with anyio.move_on_after(_BUSY if busy else _IDLE):
+                    await self._stop.wait()
+            tasks.cancel_scope.cancel()
+
+    async def _obey_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                self.stop()
+
+    def _recover(self) -> None:
+        """Answer the intents whose outcome nobody wrote down."""
+        for intent in self.state.intents.values():
+            if session := self.sessions.get(intent.target):
+                self._inbox.append(session.recover(intent))
+
+    def _turn(self, tasks: anyio.abc.TaskGroup) -> None:
+        now = self.clock.now()
+        observations, self._inbox = self._inbox, []
+        for name, session in self.sessions.items():
+            observations = [*session.poll(now, starting=self._watchful(name)), *observations]
+        if not observations and self._thought and now - self._thought < _THINK_EVERY:
+            return
+        self._thought = now
+        state, effects = step(self.state, observations, knowledge=self.knowledge, policy=self.config.policy, now=now)
+        kept = {name: value for one in self.sessions.values() for name, value in one.kept().items()}
+        turn = Turn(at=now, observations=tuple(observations), effects=effects)
+        written = self._write(turn, state, kept)
+        self.state = state
+        if effects:
+            self.watcher(state, effects)
+        for effect in effects:
+            if isinstance(effect, Perform) and written:
+                tasks.start_soon(self._perform, effect.intent)
+            elif isinstance(effect, Perform):
+                self._inbox.append(_not_written(effect.intent, now))
+        self._prune(now)
+
+    def _write(self, turn: Turn, state: State, kept: Mapping[str, bytes]) -> bool:
+        """Write the turn down. A disk that is full or broken is told once; the daemon goes on in memory."""
+        if not (turn.observations or turn.effects or kept):
+            return True
+        try:
+            self.journal.record(turn, state, kept)
+        except JournalError as error:
+            if not self._journal_silent:
+                self._inbox += [
+                    SourceSilent(target=name, at=turn.at, source="journal", reason=str(error)) for name in self.sessions
+                ]
+            self._journal_silent = True
+            return False
+        self._journal_silent = False
+        return True
+
+    async def _perform(self, intent: Intent) -> None:
+        session = self.sessions[intent.target]
+        outcome = await anyio.to_thread.run_sync(session.perform, intent)
+        self._inbox.append(outcome)
+
+    async def _learn(self, session: Session) -> None:
+        """Ask the server's own software what it can do, beside everything else."""
+        spec = session.desired
+        if spec is not None:
+            now = self.clock.now()
+            learned = await anyio.to_thread.run_sync(lambda: facts.learn(spec, target=session.name, now=now))
+            self._inbox.append(learned)
+
+    async def _probe(self, session: Session) -> None:
+        """Ask the server over HTTP, often while it starts or is being proven, seldom while it serves."""
+        probes = self.config.probes
+        asked: datetime | None = None
+        while True:
+            result = await session.ask_health()
+            self._tell(result)
+            now = self.clock.now()
+            watchful = self._watchful(session.name)
+            due = asked is None or now - asked >= probes.completion_every or watchful
+            if result and result.answer == "ok" and due:
+                asked = now
+                self._tell(await session.ask_completion())
+            pause = probes.starting_every if self._watchful(session.name) else probes.health_every
+            await anyio.sleep(pause.total_seconds())
+
+    def _tell(self, result: ProbeResult | None) -> None:
+        if result is not None:
+            self._inbox.append(result)
+
+    def _watchful(self, name: str) -> bool:
+        """Whether this target is to be looked at closely: it starts, is unwell, or a remedy is on trial."""
+        target = self.state.targets.get(name)
+        if target is None or target.phase in {"starting", "degraded"}:
+            return True
+        on_trial = {Stands.ACTING, Stands.VERIFYING}
+        return any(one.target == name and one.state in on_trial for one in self.state.incidents.values())
+
+    def _prune(self, now: datetime) -> None:
+        if self._pruned is None or now - self._pruned >= _PRUNE_EVERY:
+            self._pruned = now
+            self.journal.prune(now - self.config.keep_turns)
+
+
+def _not_written(intent: Intent, now: datetime) -> Outcome:
+    """What cannot be written down is not done: after a crash nobody would know of it."""
+    text = "not done: the intent could not be written to the journal. Make room on its disk."
+    result = StepResult(action="journal", ok=False, text=text)
+    return Outcome(target=intent.target, at=now, intent_id=intent.id, ok=False, results=(result,))

@@ -1,0 +1,369 @@
+"""One supervised server: its senses and its hands, and how it is begun: adopted, attached or started."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from diagnose.actuators.evidence import KeepEvidence
+from diagnose.actuators.hands import Hands
+from diagnose.actuators.ipc import CleanIpc
+from diagnose.actuators.server import RestartServer, Server
+from diagnose.agent.config import Probes, TargetConfig
+from diagnose.controllers.process import ProcessController
+from diagnose.engine.match import Carry, Matcher
+from diagnose.engine.plan import effective
+from diagnose.engine.targets import Target
+from diagnose.launch import settings
+from diagnose.launch.flags import accepted
+from diagnose.launch.spec import set_flag
+from diagnose.model import codec
+from diagnose.model.incident import Intent, Plan
+from diagnose.model.launch import LaunchSpec
+from diagnose.model.observation import (
+    GpuSample,
+    LogLines,
+    Observation,
+    Outcome,
+    ProbeResult,
+    ServerStarted,
+    SourceSilent,
+    StepResult,
+)
+from diagnose.model.text import Text
+from diagnose.ports import Clock, GpuReader, GpuUnavailableError, Handle
+from diagnose.profiles import fastdeploy
+from diagnose.sources.http import CompletionProbe, HealthProbe
+from diagnose.sources.logtail import LogTail, Position
+from diagnose.sources.process import ProcessSense
+
+_CONSOLE = re.compile(r"generation-(\d+)/console\.log$")
+_SAMPLE_STARTING, _SAMPLE_READY = timedelta(seconds=1), timedelta(seconds=10)
+
+
+@dataclass
+class Session:
+    """The daemon's side of one target. Judges nothing: it tells, and does what it is told.
+
+    Attributes:
+        keep: Writes something to the journal at once, from any thread.
+        desired: The operator's command, its internal ports named.
+    """
+
+    config: TargetConfig
+    probes: Probes
+    grace: timedelta
+    state_dir: Path
+    matcher: Matcher
+    controller: ProcessController
+    gpu: GpuReader
+    clock: Clock
+    keep: Callable[[str, bytes], None]
+    desired: LaunchSpec | None = None
+    _carries: dict[str, Carry] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
+    _news: list[Observation] = field(default_factory=list)
+    _sampled: datetime | None = None
+    _ended: int = 0
+    _kept_positions: tuple[Position, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.server = Server(
+            target=self.name,
+            controller=self.controller,
+            run_dir=self.state_dir / "run" / self.name,
+            gpu=self.gpu,
+            started=self._started,
+            stopping=self._stopping,
+        )
+        self.hands = Hands(
+            (
+                RestartServer(self.server, grace=self.grace),
+                CleanIpc(self.server),
+                KeepEvidence(self.server, self.state_dir / "evidence", self._log_files),
+            ),
+            self.clock,
+        )
+        self.tail: LogTail | None = None
+        self.sense: ProcessSense | None = None
+        self.health: HealthProbe | None = None
+        self.completion: CompletionProbe | None = None
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.config.name
+
+    # --- begin
+
+    def begin(self, target: Target, kept: Mapping[str, bytes]) -> str:
+        """Find the server that runs already, or start the command.
+
+        Returns:
+            ``adopted``, ``attached`` or ``spawned``.
+
+        Raises:
+            DiagnoseError: It can neither be found nor started.
+        """
+        saved = kept.get(f"handle/{self.name}")
+        handle = codec.decode(saved, Handle) if saved else None
+        found = (self.controller.adopt(handle) if handle else None) or self.controller.find(self.name)
+        self.server.generation = target.generation
+        how: Literal["adopted", "attached", "spawned"]
+        if found:
+            how = "adopted"
+            self.desired = target.desired or found.spec
+            self._watch(found.spec, kept, new=False)
+            self._taken(found, how)
+        elif self.config.attach is not None:
+            how = "attached"
+            found = self._attach(target.generation + 1)
+            self.desired = found.spec
+            self._watch(found.spec, kept, new=True)
+            self._taken(found, how)
+        else:
+            how = "spawned"
+            self.desired = self._command()
+            self._watch(self.desired, kept, new=False)
+            self._spawn(target)
+        return how
+
+    def _attach(self, generation: int) -> Handle:
+        number = self.config.attach or 0
+        if Path(f"/proc/{number}/cmdline").exists() and not _listens(number):
+            return self.controller.attach(target=self.name, pid=number, generation=generation)
+        return self.controller.attach(target=self.name, port=number, generation=generation)
+
+    def _command(self) -> LaunchSpec:
+        """Return the operator's command with its internal ports named, so that its leftovers are known."""
+        spec = LaunchSpec(argv=self.config.command, env=self.config.env, cwd=self.config.cwd or str(Path.cwd()))
+        if self.config.log_dir:
+            spec = msgspec.structs.replace(spec, env={**spec.env, "FD_LOG_DIR": self.config.log_dir})
+        ranks = settings.ranks_here(spec)
+        ports = _free_ports(2 * ranks)
+        return settings.with_ports(spec, ports[:ranks], ports[ranks:], accepted=accepted(None))
+
+    def _spawn(self, target: Target) -> None:
+        spec = self.desired or LaunchSpec(argv=())
+        overlays = target.overlays if target.desired and _same_wish(target.desired, spec) else ()
+        if target.desired and _same_wish(target.desired, spec):
+            spec = self.desired = target.desired  # with the ports of last time
+        after = effective(msgspec.structs.replace(target, desired=spec), overlays)
+        title = Text("first start", "首次启动")
+        plan = Plan(remedy_id="start", rung=0, title=title, steps=(), before=spec, after=after, overlays=overlays)
+        self._news += self.gpu_samples(self.clock.now())  # what others hold, before it takes its share
+        self.server.start(plan)
+
+    def _watch(self, spec: LaunchSpec, kept: Mapping[str, bytes], *, new: bool) -> None:
+        saved = kept.get(f"positions/{self.name}")
+        positions = codec.decode(saved, tuple[Position, ...]) if saved else None
+        self._kept_positions = positions or ()
+        self.tail = LogTail(
+            [self.config.log_dir or settings.log_dir(spec), self.server.run_dir],
+            stream_of=fastdeploy.stream_of,
+            target=self.name,
+            positions=positions,
+            from_start=new,
+        )
+        self.tail.poll(self.clock.now())
+        self._point_probes(spec)
+
+    def _point_probes(self, spec: LaunchSpec) -> None:
+        base = settings.base_url(spec)
+        timeout = self.probes.timeout
+        self.health = HealthProbe(target=self.name, base_url=base, timeout=timeout / 3)
+        self.completion = CompletionProbe(
+            target=self.name,
+            base_url=base,
+            model=None,
+            api_key=settings.api_key(spec),
+            timeout=timeout,
+        )
+
+    def _taken(self, handle: Handle, how: Literal["adopted", "attached"]) -> None:
+        self.server.handle, self.server.generation = handle, handle.generation
+        self._note(handle, how)
+
+    # --- what hands and controller tell, from their thread
+
+    def _started(self, handle: Handle) -> None:
+        self._note(handle, "spawned")
+
+    def _note(self, handle: Handle, how: Literal["spawned", "adopted", "attached"]) -> None:
+        self.keep(f"handle/{self.name}", codec.encode(handle))
+        logs = [Path(settings.log_dir(handle.spec))]
+        self.sense = ProcessSense(self.controller, handle, logs)
+        self._news.append(
+            ServerStarted(
+                target=self.name,
+                at=self.clock.now(),
+                generation=handle.generation,
+                pid=handle.pid,
+                how=how,
+                spec=self.desired if how != "attached" and self.desired else handle.spec,
+            )
+        )
+
+    def _stopping(self, handle: Handle) -> None:
+        del handle
+        if self.sense:
+            self.sense.expected = True
+
+    # --- senses
+
+    def poll(self, now: datetime, *, starting: bool) -> list[Observation]:
+        """Ask all senses that answer at once."""
+        told = self._lines(now)
+        news, self._news = self._news, []
+        every = _SAMPLE_STARTING if starting else _SAMPLE_READY
+        if self.sense and (self._sampled is None or now - self._sampled >= every or self._just_ended()):
+            self._sampled = now
+            told += self.sense.poll(now)
+            told += self.gpu_samples(now)
+        return [*news, *told]
+
+    def _just_ended(self) -> bool:
+        """Notice the end of the main process without waiting for the next sample, once a generation."""
+        handle = self.server.handle
+        if handle is None or self._ended == handle.generation or not self.controller.poll_exit(handle):
+            return False
+        self._ended = handle.generation
+        return True
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is more to read at once."""
+        return self.tail is not None and self.tail.busy
+
+    def _lines(self, now: datetime) -> list[Observation]:
+        if self.tail is None:
+            return []
+        told: list[Observation] = []
+        for piece in self.tail.poll(now):
+            if isinstance(piece, LogLines):
+                told += self._matched(piece)
+            else:
+                told.append(piece)
+        if not self.tail.busy:
+            self.tail.generation = self.server.generation
+        return told
+
+    def _matched(self, piece: LogLines) -> list[Observation]:
+        console = _CONSOLE.search(piece.source)
+        generation = int(console[1]) if console else piece.generation or self.server.generation
+        piece = msgspec.structs.replace(piece, generation=max(generation, 1))
+        matches, carry = self.matcher.scan(piece, self._carries.get(piece.source, Carry()))
+        self._carries[piece.source] = carry
+        return list(matches)
+
+    def gpu_samples(self, now: datetime) -> list[Observation]:
+        """Read the cards that this server may use; that they cannot be read is said once."""
+        handle = self.server.handle
+        pids = {one.pid for one in self.controller.tree(handle)} if handle else set()
+        try:
+            cards = self.gpu.read(pids)
+        except GpuUnavailableError as error:
+            if "gpu" in self._said:
+                return []
+            self._said.add("gpu")
+            return [SourceSilent(target=self.name, at=now, source="gpu", reason=str(error))]
+        self._said.discard("gpu")
+        visible = settings.visible_devices(self.desired) if self.desired else None
+        return [
+            GpuSample(
+                target=self.name,
+                at=now,
+                index=card.index,
+                name=card.name,
+                total_bytes=card.total_bytes,
+                used_bytes=card.used_bytes,
+                own_bytes=card.own_bytes,
+            )
+            for card in cards
+            if visible is None or str(card.index) in visible
+        ]
+
+    async def ask_health(self) -> ProbeResult | None:
+        """Ask whether the server's heartbeats are fresh."""
+        return await self.health.ask(self.clock.now(), self.server.generation) if self.health else None
+
+    async def ask_completion(self) -> ProbeResult | None:
+        """Ask for a few tokens."""
+        return await self.completion.ask(self.clock.now(), self.server.generation) if self.completion else None
+
+    def kept(self) -> dict[str, bytes]:
+        """Return what must be in the journal with the lines that were read last."""
+        positions = self.tail.positions() if self.tail else ()
+        if positions == self._kept_positions:
+            return {}
+        self._kept_positions = positions
+        return {f"positions/{self.name}": codec.encode(positions)}
+
+    # --- hands
+
+    def perform(self, intent: Intent) -> Outcome:
+        """Carry out an intent; blocks as long as it takes."""
+        return self.hands.perform(intent)
+
+    def recover(self, intent: Intent) -> Outcome:
+        """Say how an intent went whose outcome a daemon before us did not live to write down.
+
+        Nothing is done again: either the new server runs, then verification goes on, or the try failed.
+        """
+        done = self.server.generation > intent.generation and self.server.alive()
+        text = "found done after a restart of the daemon" if done else "interrupted: the daemon was restarted"
+        return Outcome(
+            target=self.name,
+            at=self.clock.now(),
+            intent_id=intent.id,
+            ok=done,
+            results=(StepResult(action="recover", ok=done, text=text),),
+        )
+
+    def stop_server(self) -> None:
+        """Stop the server and clean up behind it."""
+        self.server.stop(grace=self.grace)
+        if self.server.handle:
+            self.controller.clean(self.server.handle)
+
+    def _log_files(self) -> list[Path]:
+        folder = Path(settings.log_dir(self.desired)) if self.desired else None
+        files = [one for one in folder.rglob("*") if one.is_file()] if folder and folder.is_dir() else []
+        console = self.server.handle.console if self.server.handle else ""
+        newest = sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
+        return [*([Path(console)] if console else []), *newest]
+
+
+def _same_wish(before: LaunchSpec, now: LaunchSpec) -> bool:
+    """Say whether two commands differ in nothing but the internal ports, which the daemon chooses."""
+
+    def plain(spec: LaunchSpec) -> LaunchSpec:
+        for flag in ("--engine-worker-queue-port", "--cache-queue-port"):
+            spec = set_flag(spec, flag, None)
+        return spec
+
+    return plain(before) == plain(now)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

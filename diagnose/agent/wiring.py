@@ -1,0 +1,94 @@
+"""The one place that names the concrete parts and puts them together."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from diagnose.agent.config import Config
+from diagnose.agent.loop import Daemon, Watcher
+from diagnose.agent.session import Session
+from diagnose.catalog import cache, load
+from diagnose.controllers.process import ProcessController
+from diagnose.engine.match import Matcher
+from diagnose.errors import ConfigError
+from diagnose.journal import Journal
+from diagnose.model.knowledge import Knowledge
+from diagnose.sources.gpu import reader_for
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        """Return the present (aware, UTC)."""
+        return datetime.now(timezone.utc)
+
+
+def knowledge_of(config: Config, rules: Sequence[str] = (), remedies: Sequence[str] = ()) -> Knowledge:
+    """Load what is known: shipped, of this host, of the configuration, of the command line.
+
+    Raises:
+        RuleFileError: A file cannot be used.
+    """
+    folders = [Path(one) for one in (*config.rules, *config.remedies, *rules, *remedies)]
+    return load.load(folders, overrides=config.overrides)
+
+
+@contextlib.contextmanager
+def daemon(config: Config, state_dir: Path, *, watcher: Watcher) -> Iterator[Daemon]:
+    """Put the daemon together; its journal is closed and its lock let go in the end.
+
+    Raises:
+        DiagnoseError: Something of it cannot be used; the message ends in the cure.
+    """
+    knowledge = knowledge_of(config)
+    matcher = cache.matcher(knowledge)
+    journal = Journal(state_dir)
+    clock = SystemClock()
+    with _only_one(state_dir), contextlib.closing(journal):
+        sessions = {
+            target.name: Session(
+                config=target,
+                probes=config.probes,
+                grace=config.grace,
+                state_dir=state_dir,
+                matcher=matcher,
+                controller=ProcessController(),
+                gpu=reader_for(os.environ),
+                clock=clock,
+                keep=journal.keep,
+            )
+            for target in config.targets
+        }
+        yield Daemon(
+            config=config,
+            knowledge=knowledge,
+            journal=journal,
+            sessions=sessions,
+            clock=clock,
+            watcher=watcher,
+        )
+
+
+@contextlib.contextmanager
+def _only_one(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder; two daemons on one journal would act twice."""
+    lock = state_dir / "lock"
+    with lock.open("a+", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ConfigError(
+                f"{lock}: another diagnose (process {file.read().strip() or 'unknown'}) looks after this folder. "
+                "Stop it, or give this one its own folder (--state-dir DIR)."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

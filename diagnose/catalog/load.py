@@ -1,0 +1,148 @@
+"""Rules and remedies from their folders: shipped, of this host, of the command line; the later replaces.
+
+A file holds one rule (or remedy), a list of them, or several documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from diagnose import __version__
+from diagnose.catalog import cache, yamlfile
+from diagnose.errors import ConfigError, RuleFileError
+from diagnose.model import codec
+from diagnose.model.knowledge import Knowledge
+from diagnose.model.remedy import Remedy
+from diagnose.model.rule import Rule
+from diagnose.profiles import fastdeploy
+
+HOST_FOLDERS = (Path("/etc/diagnose/rules.d"), Path("/etc/diagnose/remedies.d"))
+
+Overrides = Mapping[str, Mapping[str, str]]
+T = TypeVar("T", Rule, Remedy)
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def shipped(name: str) -> Path:
+    """Return a shipped folder: in the wheel, else beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "_data" / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def load(folders: Sequence[Path] = (), overrides: Overrides | None = None) -> Knowledge:
+    """Load all that is known.
+
+    Args:
+        folders: More rules and remedies, over the shipped ones and this host's; files or folders.
+        overrides: Single fields by id, e.g. ``{"server.fit-memory": {"mode": "suggest"}}``.
+
+    Raises:
+        RuleFileError: A file cannot be used.
+        ConfigError: A folder is not there, or an override fits nothing.
+    """
+    host = [folder for folder in HOST_FOLDERS if folder.is_dir()]
+    files = list(_files([shipped("rules"), shipped("remedies"), *host, *folders]))
+    key = _key(files, overrides)
+    known = cache.knowledge(key)
+    if known is None:
+        known = _read(files, overrides or {}, key)
+        cache.keep_knowledge(key, known)
+    return known
+
+
+def read_files(paths: Sequence[Path]) -> Knowledge:
+    """Load just these files or folders, for those who check what they wrote."""
+    files = list(_files(paths))
+    return _read(files, {}, _key(files, None))
+
+
+def read_config(path: Path, kind: type[S]) -> S:
+    """Read a configuration; an empty file is one with all defaults.
+
+    Raises:
+        ConfigError: It cannot be used; the message names the place and the cure.
+    """
+    documents = yamlfile.read(path)
+    if not documents:
+        return kind()
+    value, node = documents[0]
+    return yamlfile.convert(value, node, kind, path)
+
+
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_file():
+            yield path
+        elif path.is_dir():
+            yield from sorted(one for one in path.rglob("*") if one.suffix in {".yaml", ".yml"})
+        else:
+            raise ConfigError(f"{path}: no such file or folder. Name one that holds rules or remedies.")
+
+
+def _key(files: Sequence[Path], overrides: Overrides | None) -> str:
+    stats = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+    whole = codec.encode([__version__, stats, overrides or {}])
+    return hashlib.sha256(whole).hexdigest()[:32]
+
+
+def _read(files: Sequence[Path], overrides: Overrides, key: str) -> Knowledge:
+    rules: dict[str, Rule] = {}
+    remedies: dict[str, Remedy] = {}
+    for path in files:
+        for item in _items(path):
+            if isinstance(item, Rule):
+                rules[item.id] = item
+            else:
+                remedies[item.id] = item
+    for name, fields in overrides.items():
+        if name in rules:
+            rules[name] = _overridden(rules[name], name, fields)
+        elif name in remedies:
+            remedies[name] = _overridden(remedies[name], name, fields)
+        else:
+            raise ConfigError(f"overrides: nothing has the id {name!r}. See diagnose rules list, remedies list.")
+    return Knowledge(rules=rules, remedies=remedies, marks=fastdeploy.MARKS, digest=key)
+
+
+def _items(path: Path) -> Iterator[Rule | Remedy]:
+    seen: set[str] = set()
+    for value, node in yamlfile.read(path, RuleFileError):
+        values = value if isinstance(value, list) else [value]
+        nodes = node.value if isinstance(value, list) else [node]
+        for one, place in zip(values, nodes, strict=True):
+            if not isinstance(one, dict):
+                raise RuleFileError(
+                    path=str(path),
+                    line=place.start_mark.line + 1,
+                    problem=f"expected a rule, found {one!r}",
+                    hint="Begin each rule with its id:, as the shipped ones do",
+                )
+            kind: type[Rule | Remedy] = Remedy if "ladder" in one else Rule
+            item = yamlfile.convert(one, place, kind, path, RuleFileError)
+            if item.id in seen:
+                raise RuleFileError(
+                    path=str(path),
+                    line=place.start_mark.line + 1,
+                    problem=f"the id {item.id!r} stands twice in this file",
+                    hint="Give each its own",
+                )
+            seen.add(item.id)
+            yield item
+
+
+def _overridden(item: T, name: str, fields: Mapping[str, str]) -> T:
+    plain = msgspec.to_builtins(item, enc_hook=codec.to_plain)
+    for field, value in fields.items():
+        if field not in plain:
+            raise ConfigError(f"overrides: {name} has no field {field!r}. It has: {', '.join(plain)}.")
+        plain[field] = float(value) if isinstance(plain[field], float) else value
+    try:
+        return codec.convert(plain, type(item))
+    except msgspec.ValidationError as problem:
+        raise ConfigError(f"overrides: {name}: {problem}. Write a value that this field takes.") from problem

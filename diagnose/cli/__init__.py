@@ -1,0 +1,1 @@
+"""The face: one module for each family of commands."""

@@ -1,0 +1,71 @@
+"""``diagnose config``: check a configuration, show it with its defaults, give its schema to editors."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add(subparsers: Any) -> None:
+    """Register the commands."""
+    parser = subparsers.add_parser("config", help="check, show or describe the daemon's configuration")
+    commands = parser.add_subparsers(dest="config_command", required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="say whether a file can be used, and what else to write where not")
+    check.add_argument("file", metavar="FILE")
+    check.set_defaults(run=run_check)
+    show = commands.add_parser("show", help="the configuration in force, defaults included")
+    show.add_argument("file", metavar="FILE", nargs="?")
+    show.set_defaults(run=run_show)
+    schema = commands.add_parser("schema", help="JSON Schema for editors")
+    schema.set_defaults(run=run_schema)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Read the file and the rules that it names, and say what is wrong in the words of the command line."""
+    from diagnose.agent import wiring
+    from diagnose.agent.config import Config
+    from diagnose.catalog.load import read_config
+    from diagnose.launch.flags import imaginary
+    from diagnose.launch.spec import fastdeploy_part
+
+    config = read_config(Path(args.file), Config)
+    knowledge = wiring.knowledge_of(config)
+    wrong = 0
+    for target in config.targets:
+        if target.command:
+            fastdeploy_part(target.command)
+        for problem in imaginary(target.command, target.env) if target.command else ():
+            wrong += 1
+            print(f"{args.file}: {target.name}: {problem.word}: {problem.why.en} {problem.fix.en}")
+    print(
+        f"{args.file}: {len(config.targets)} targets, mode {config.policy.mode.value}, "
+        f"{len(knowledge.rules)} rules, {len(knowledge.remedies)} remedies"
+    )
+    return 1 if wrong else 0
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Print the configuration as JSON."""
+    import msgspec
+
+    from diagnose.agent.config import Config
+    from diagnose.catalog.load import read_config
+    from diagnose.model import codec
+
+    config = read_config(Path(args.file), Config) if args.file else Config()
+    sys.stdout.write(msgspec.json.format(codec.encode(config), indent=2).decode() + "\n")
+    return 0
+
+
+def run_schema(args: argparse.Namespace) -> int:
+    """Print the JSON Schema."""
+    del args
+    import msgspec
+
+    from diagnose.agent.config import Config
+    from diagnose.catalog import schema
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(schema.of(Config)), indent=2).decode() + "\n")
+    return 0

@@ -1,0 +1,144 @@
+"""``diagnose remedies``: what can be done, and what would be done here; touching nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from diagnose.cli.place import add_common, language, state_dir
+from diagnose.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from diagnose.engine.brakes import Hold
+    from diagnose.model.incident import Plan
+    from diagnose.model.knowledge import Knowledge
+    from diagnose.model.text import Lang
+
+
+def add(subparsers: Any) -> None:
+    """Register the commands."""
+    parser = subparsers.add_parser("remedies", help="list remedies; plan one for an incident")
+    commands = parser.add_subparsers(dest="remedies_command", required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="all remedies, by what they cure")
+    listing.add_argument("--json", action="store_true", help="for programs")
+    add_common(listing, knowledge=True)
+    listing.set_defaults(run=run_list)
+    show = commands.add_parser("show", help="one remedy with its ladder")
+    show.add_argument("id", metavar="ID")
+    add_common(show, knowledge=True)
+    show.set_defaults(run=run_show)
+    plan = commands.add_parser(
+        "plan",
+        help="the exact change for an incident, the sums behind it, each brake's verdict; touches nothing",
+    )
+    plan.add_argument("incident", metavar="INCIDENT", nargs="?", help="its id (default: the newest that is open)")
+    add_common(plan, state=True, knowledge=True)
+    plan.set_defaults(run=run_plan)
+
+
+def _known(args: argparse.Namespace) -> Knowledge:
+    from diagnose.agent import wiring
+    from diagnose.agent.config import Config
+
+    return wiring.knowledge_of(Config(), args.rules, args.remedies)
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print all remedies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from diagnose.model import codec
+
+    known = _known(args).remedies
+    if args.json:
+        sys.stdout.write(codec.encode(list(known.values())).decode() + "\n")
+        return 0
+    lang = language(args)
+    table = Table("id", "risk", "mode", "cures", "title", box=None)
+    for remedy in sorted(known.values(), key=lambda one: one.id):
+        row = (
+            remedy.id,
+            remedy.risk.value,
+            remedy.mode.value,
+            ", ".join(remedy.cures),
+            remedy.title.in_(lang),
+        )
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+    return 0
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Print one remedy."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from diagnose.actuators.hands import action_of
+
+    known = _known(args).remedies
+    if args.id not in known:
+        raise InputError(f"no remedy {args.id!r}. See diagnose remedies list.")
+    remedy, lang, console = known[args.id], language(args), Console(highlight=False)
+    console.print(Text(f"{remedy.id}: {remedy.title.in_(lang)}", style="bold"))
+    console.print(Text(remedy.why.in_(lang).strip()))
+    console.print(Text(f"risk {remedy.risk.value}, mode {remedy.mode.value}, cures {', '.join(remedy.cures)}"))
+    for number, rung in enumerate(remedy.ladder, start=1):
+        console.print(Text(f"{number}. {rung.rung.in_(lang)}: {', '.join(map(action_of, rung.steps))}"))
+    return 0
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    """Print what would be done about an incident, and what keeps it from being done."""
+    from datetime import datetime, timezone
+
+    from rich.console import Console
+
+    from diagnose import journal
+    from diagnose.engine import brakes, planner
+    from diagnose.engine.incidents import LIVE
+    from diagnose.engine.policy import Policy
+    from diagnose.model.remedy import Mode
+
+    snapshot, knowledge, lang = journal.read(state_dir(args)), _known(args), language(args)
+    wanted = [one for one in snapshot.incidents if args.incident in {None, one.id}]
+    live = [one for one in wanted if one.state in LIVE] if args.incident is None else wanted
+    if not live:
+        named = f"no incident {args.incident!r}" if args.incident else "no open incident"
+        raise InputError(f"{named}. See diagnose incidents.")
+    incident, now, console = live[0], datetime.now(timezone.utc), Console(highlight=False)
+    target = snapshot.state.targets[incident.target]
+    # The journal does not hold the daemon's configuration: the brakes are asked as if all were allowed.
+    policy = Policy(mode=Mode.AUTO)
+    shown = False
+    for remedy, _, plan in planner.possible(incident, target, knowledge, now):
+        holds = list(
+            brakes.holds(incident, remedy, target, knowledge, policy, busy=bool(snapshot.state.intents), now=now)
+        )
+        show_plan(console, plan, holds, lang)
+        shown = True
+    if not shown:
+        console.print("nothing that can be done automatically is left; see diagnose report for advice")
+    return 0
+
+
+def show_plan(console: Console, plan: Plan, holds: list[Hold], lang: Lang) -> None:
+    """Print one plan for a person."""
+    from rich.text import Text
+
+    from diagnose.launch.spec import diff
+    from diagnose.report import texts
+
+    console.print(Text(f"{plan.remedy_id}, {plan.rung + 1}: {plan.title.in_(lang)}", style="bold"))
+    for change in diff(plan.before, plan.after):
+        console.print(Text(f"  {change}", style="yellow"))
+    for line in plan.arithmetic:
+        console.print(Text(f"  {line.in_(lang)}", style="dim"))
+    for hold in holds:
+        params = {"detail": hold.detail, "until": hold.until.isoformat() if hold.until else ""}
+        console.print(Text(f"  ✗ {texts.hold_text(hold.reason, params, lang)}", style="red"))
+    if not holds:
+        console.print(Text("  ✓ " + ("没有限制" if lang == "zh" else "no brake holds it"), style="green"))

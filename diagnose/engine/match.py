@@ -1,0 +1,349 @@
+"""From raw log bytes to matched lines: one rough pass over all, then the few hit lines read with care.
+
+Hostile text: prompts and answers reach logs. A hit counts only outside of a request's or response's own
+text, and a line without a logger's prefix, in a file where a logger writes all lines, counts only as part of
+a warning or error record: it may be the second line of somebody's prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone, tzinfo
+
+import msgspec
+import re2
+
+from diagnose.engine.lines import Line, take_apart
+from diagnose.engine.scan import CHUNK_BYTES, Engine, scanner
+from diagnose.model.knowledge import Knowledge
+from diagnose.model.observation import Hit, LogLines, LogMatch
+from diagnose.model.rule import CLEARING_LEAF, When, pattern_leaves
+
+_MOST_LINE = 1 << 20
+_MOST_BACK = 200
+_BLOCK_BYTES = 64 * 1024
+_TEXT_CHARS = 4096
+
+_LOGGED = frozenset({"api", "engine", "access", "error", "cache", "data"})
+"""Streams in which a logger writes every record: bare lines continue one."""
+
+_ERRORS = {"ERROR", "CRITICAL"}
+_GRAVE = _ERRORS | {"WARNING"}
+
+_ERROR_HINT = (
+    r"ERROR|CRITICAL|FATAL|Error Message Summary|terminate called|FatalError|"
+    r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Exit|Failure|Timeout)(?::|$)|^E\d{4} |panicked at"
+)
+_EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failure|Timeout|Warning)(?::|$)")
+_NO_ERROR = re.compile(r"\w*Warning:|(?:KeyboardInterrupt|SystemExit)\b")
+_FATAL = re.compile(r"terminate called|FatalError:|Fatal Python error|.{0,200}panicked at ")
+_HEADER = re.compile(r"Traceback \(most recent call last\)|C\+\+ Traceback \(most recent call last\)")
+_RULER = re.compile(r"-{20,}$|Error Message Summary:$")
+
+_ZONE = re.compile(
+    r"""(?ix)
+    \brecei?ved?\b[^:{\[]{0,60}\brequest\b[^:{\[]{0,60}[:{\[]
+    | \brequest(?:_dict|\[[^\]]{0,80}\])?\s*[:=]\s*[{\[(]
+    | ["'](?:messages|prompt|content|text|input|query|reasoning_content|outputs?|arguments|user)["']\s*:\s*["'\[{]
+    | \b(?:prompt|prompts|messages|outputs?|response|answer|text_after_process|raw_prediction)\s*[:=]\s*["'\[{(]?
+    | \bunsupported\ model:\s*\[
+    """
+)
+_NEAR = 20
+"""An error body this close behind an opener is the server's own word: ``response: {"error": ...``."""
+
+_ERROR_BODY = re.compile(r"""["'](?:error|object|detail)["']\s*:""")
+_ACCESS = re.compile(r"""["'](?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS)\s(\S.*?)\sHTTP/\d(.*)$""")
+
+
+class Carry(msgspec.Struct, frozen=True, kw_only=True):
+    """What the next piece of the same file must know of those before.
+
+    Attributes:
+        tail: The last lines, at most 64 KiB: blocks and dates reach back into them.
+        at: The last date seen.
+        starts: Start marks so far.
+    """
+
+    tail: bytes = b""
+    at: datetime | None = None
+    starts: int = 0
+
+
+class _Leaf(msgspec.Struct, frozen=True):
+    rule_id: str
+    number: int
+    pattern: str
+    unless: str | None
+    streams: tuple[str, ...]
+    levels: tuple[str, ...]
+
+
+class _Above(msgspec.Struct, frozen=True):
+    """What stands above a line: the record that it continues, and the block that it ends."""
+
+    record: Line | None
+    at: datetime | None
+    block: tuple[str, ...]
+
+
+class Matcher:
+    """All patterns of a state of knowledge, ready to scan; holds no state of any file."""
+
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        *,
+        zone: tzinfo = timezone.utc,
+        engine: Engine = "auto",
+        database: bytes | None = None,
+    ) -> None:
+        """Prepare the patterns.
+
+        Args:
+            zone: Of times in logs that name none.
+            database: What `dump` gave for the same knowledge.
+        """
+        self._zone = zone
+        self._leaves = list(_leaves(knowledge))
+        self._confirm: dict[str, re2.Pattern] = {}
+        patterns = [*(leaf.pattern for leaf in self._leaves), _ERROR_HINT]
+        self._error_number = len(patterns) - 1
+        self._scanner = scanner(patterns, engine=engine, database=database)
+
+    def dump(self) -> bytes:
+        """Return what makes the next start with the same knowledge faster."""
+        return self._scanner.dump()
+
+    def scan(self, lines: LogLines, carry: Carry) -> tuple[list[LogMatch], Carry]:
+        """Find the lines that patterns match, in order.
+
+        Args:
+            lines: The next piece of a file.
+            carry: From the piece before; `Carry` for the first.
+        """
+        reader = _Reader(self, lines, carry)
+        matches = list(reader.read())
+        tail = (carry.tail + lines.data)[-_BLOCK_BYTES:]
+        return matches, Carry(tail=tail, at=reader.at, starts=reader.starts)
+
+    def hits(self, line: Line, numbers: frozenset[int], stream: str) -> Iterator[tuple[Hit, int]]:
+        """Confirm rough hits: yield the real ones with the place in the line's text where they begin."""
+        zones = _user_zones(line.text)
+        for number in sorted(numbers - {self._error_number}):
+            leaf = self._leaves[number]
+            if not _eligible(leaf, line, stream):
+                continue
+            found = self._search(leaf.pattern, line)
+            if found is None or any(start <= found[1] < end for start, end in zones):
+                continue
+            if leaf.unless and self._search(leaf.unless, line):
+                continue
+            yield Hit(leaf.rule_id, leaf.number, found[0]), found[1]
+
+    def _search(self, pattern: str, line: Line) -> tuple[Mapping[str, str], int] | None:
+        """Search the message, then the whole text; return the named groups and where it begins."""
+        if pattern not in self._confirm:
+            self._confirm[pattern] = re2.compile(pattern)
+        confirm = self._confirm[pattern]
+        for text in (line.message, line.text) if line.prefixed else (line.text,):
+            if found := confirm.search(text):
+                labels = {name: value for name, value in found.groupdict().items() if value is not None}
+                return labels, found.start() + len(line.text) - len(text)
+        return None
+
+    def take_apart(self, raw: bytes, reference: datetime) -> Line:
+        """Take a raw line apart in this matcher's time zone."""
+        return take_apart(raw, zone=self._zone, reference=reference)
+
+    def lines(self, data: bytes) -> Iterator[tuple[int, int, frozenset[int]]]:
+        """Find lines that may match, chunk by chunk."""
+        at = 0
+        while at < len(data):
+            end = at + CHUNK_BYTES
+            if end < len(data):
+                end = data.rfind(b"\n", at, end) + 1 or data.find(b"\n", end) + 1 or len(data)
+            for start, stop, numbers in self._scanner.lines(data[at:end]):
+                yield at + start, at + stop, numbers
+            at = end
+
+    def may_be_error(self, numbers: frozenset[int]) -> bool:
+        """Say whether the rough pattern of unknown errors hit."""
+        return self._error_number in numbers
+
+
+class _Reader:
+    """One piece of one file, read with care where it hit."""
+
+    def __init__(self, matcher: Matcher, lines: LogLines, carry: Carry) -> None:
+        self.matcher, self.lines = matcher, lines
+        self.data = carry.tail + lines.data
+        self.offset = len(carry.tail)
+        self.at, self.starts = carry.at, carry.starts
+        self._above: dict[int, _Above] = {}
+
+    def read(self) -> Iterator[LogMatch]:
+        counted, number = 0, self.lines.first_line
+        data = self.lines.data
+        for start, stop, numbers in self.matcher.lines(data):
+            number += data.count(b"\n", counted, start)
+            counted = start
+            match = self._match(start + self.offset, stop + self.offset, number, numbers)
+            if match:
+                yield match
+
+    def _match(self, start: int, stop: int, number: int, numbers: frozenset[int]) -> LogMatch | None:
+        line = self._line(start, min(stop, start + _MOST_LINE))
+        found = list(self.matcher.hits(line, numbers, self.lines.stream))
+        above: _Above | None = None
+        if not line.prefixed and (found or self.matcher.may_be_error(numbers)):
+            above = self._look_above(start, stop)
+            if self._is_payload(above):
+                return None
+        hits = [hit for hit, _ in found]
+        if self.matcher.may_be_error(numbers):
+            hits += _error_hits(line, above)
+        if not hits:
+            return None
+        above = above or (self._look_above(start, stop) if line.at is None else None)
+        at, dated = self._date(line, above, stop)
+        if any(hit.rule_id == "@start" for hit in hits):
+            self.starts += 1
+        place = min((place for _, place in found), default=0)
+        return LogMatch(
+            target=self.lines.target,
+            source=self.lines.source,
+            stream=self.lines.stream,
+            line=number,
+            at=at,
+            dated=dated,
+            attempt=self.lines.generation or self.starts + 1,
+            text=_around(line.text, place),
+            level=line.level,
+            hits=tuple(hits),
+            block=above.block if above else (),
+            fresh=self.lines.fresh,
+        )
+
+    def _is_payload(self, above: _Above) -> bool:
+        """A bare line in a logger's file continues a record; of a harmless record it is somebody's text."""
+        if self.lines.stream not in _LOGGED:
+            return False
+        if above.record is None:
+            return self.lines.stream in {"data", "api", "access"}
+        return above.record.level not in _GRAVE and not above.block
+
+    def _date(self, line: Line, above: _Above | None, stop: int) -> tuple[datetime, bool]:
+        at = line.at or (above.at if above else None) or self.at or self._look_below(stop)
+        if at:
+            self.at = at
+        return at or self.lines.read_at, at is not None
+
+    def _look_above(self, start: int, stop: int) -> _Above:
+        """Walk up to the record that a bare line continues, noting the block on the way; bounded."""
+        passed: list[str] = []
+        at, header = start, -1
+        record: Line | None = None
+        while at > 0 and len(passed) < _MOST_BACK and start - at < _BLOCK_BYTES:
+            begin = self.data.rfind(b"\n", 0, at - 1) + 1
+            if known := self._above.get(begin):
+                record = known.record
+                if known.block:
+                    passed += reversed(known.block)
+                    header = len(passed) - 1
+                break
+            line = self._line(begin, at)
+            passed.append(line.text[:_TEXT_CHARS])
+            if line.prefixed:
+                record = line
+            if _HEADER.search(line.text) or _RULER.match(line.text):
+                header = len(passed) - 1
+            if line.prefixed:
+                break
+            at = begin
+        own = self._line(start, stop).text[:_TEXT_CHARS]
+        block = (*reversed(passed[: header + 1]), own)[-_MOST_BACK:] if header >= 0 else ()
+        told = _Above(record, record.at if record else None, block)
+        self._above = {start: told}  # the next hit often stands right below
+        return told
+
+    def _line(self, start: int, stop: int) -> Line:
+        return self.matcher.take_apart(_segment(self.data[start:stop]), self.lines.read_at)
+
+    def _look_below(self, stop: int) -> datetime | None:
+        at = stop + 1
+        for _ in range(_MOST_BACK):
+            end = self.data.find(b"\n", at)
+            if end < 0:
+                return None
+            line = self._line(at, end)
+            if line.at:
+                return line.at
+            at = end + 1
+        return None
+
+
+def _leaves(knowledge: Knowledge) -> Iterator[_Leaf]:
+    for name, mark in knowledge.marks.items():
+        yield _Leaf(name.partition(".")[0], 0, mark.pattern, None, mark.streams, ())
+    for rule in knowledge.rules.values():
+        for number, when in enumerate(pattern_leaves(rule.when)):
+            yield _leaf(rule.id, number, when)
+        if rule.clears.pattern:
+            yield _Leaf(rule.id, CLEARING_LEAF, rule.clears.pattern, None, (), ())
+
+
+def _leaf(rule_id: str, number: int, when: When) -> _Leaf:
+    return _Leaf(rule_id, number, when.pattern or "", when.unless, when.streams, when.levels)
+
+
+def _eligible(leaf: _Leaf, line: Line, stream: str) -> bool:
+    if leaf.levels and line.level and line.level not in leaf.levels:
+        return False
+    if stream == "unknown" and not leaf.rule_id.startswith("@"):
+        return True
+    return stream in leaf.streams if leaf.streams else stream != "data"
+
+
+def _segment(raw: bytes) -> bytes:
+    """Take the last thing that a progress bar wrote over itself, or the line as it is."""
+    raw = raw.rstrip(b"\r\n")
+    if b"\r" not in raw:
+        return raw
+    return max(raw.split(b"\r"), key=len) if b"%|" not in raw else raw[raw.rfind(b"\r") + 1 :]
+
+
+def _around(text: str, place: int) -> str:
+    if len(text) <= _TEXT_CHARS:
+        return text
+    start = max(0, min(place - _TEXT_CHARS // 4, len(text) - _TEXT_CHARS))
+    return text[start : start + _TEXT_CHARS]
+
+
+def _user_zones(text: str) -> list[tuple[int, int]]:
+    """Return where in a line stands text that users wrote: bodies of requests and answers, paths, agents."""
+    zones: list[tuple[int, int]] = []
+    if access := _ACCESS.search(text):
+        zones.append(access.span(1))
+        if quoted := access[2].find('"', 1 if access[2].startswith('"') else 0):
+            zones.append((access.start(2) + quoted, len(text)) if quoted > 0 else (len(text), len(text)))
+    opener = _ZONE.search(text)
+    if opener:
+        body = _ERROR_BODY.search(text)
+        if body is None or body.start() > opener.end() + _NEAR:
+            zones.append((opener.end(), len(text)))
+    return zones
+
+
+def _error_hits(line: Line, above: _Above | None) -> list[Hit]:
+    """Mark what shows an error, known or not: what no rule knows is shown as unexplained."""
+    if _NO_ERROR.match(line.message):
+        return []
+    if line.prefixed:
+        return [Hit("@error", 0)] if line.level in _ERRORS else []
+    if _FATAL.match(line.text):
+        return [Hit("@error", 0), Hit("@fatal", 0)]
+    if above and above.block and _EXCEPTION.match(line.text):
+        return [Hit("@error", 0), Hit("@traceback", 0)]
+    return []

@@ -1,0 +1,70 @@
+"""Log files of the past, through the same mind: read, match, diagnose. Nothing is acted upon."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from diagnose.engine import examine
+from diagnose.engine.match import Carry, Matcher
+from diagnose.engine.templates import Template, mine
+from diagnose.model.incident import Incident
+from diagnose.model.knowledge import Knowledge
+from diagnose.model.observation import LogMatch
+from diagnose.profiles import fastdeploy
+from diagnose.report.build import Scanned
+from diagnose.sources.logfiles import open_logs
+
+_MOST_MATCHES = 200_000
+"""Matched lines kept in memory; a log with more trouble than that has been told enough."""
+
+Progress = Callable[[int, int], None]
+
+
+class Examined(msgspec.Struct, frozen=True, kw_only=True):
+    """What logs tell, and how much of them was read."""
+
+    incidents: tuple[Incident, ...]
+    scanned: Scanned
+    unexplained: tuple[Template, ...]
+    skipped: tuple[str, ...] = ()
+
+
+def diagnose(
+    paths: Sequence[str],
+    *,
+    knowledge: Knowledge,
+    matcher: Matcher,
+    target: str = "default",
+    progress: Progress = lambda _done, _total: None,
+) -> Examined:
+    """Diagnose files, folders, archives or standard input (``-``).
+
+    Args:
+        progress: Is called with bytes done and bytes in all, as files are read.
+
+    Raises:
+        InputError: Something that was named cannot be read.
+    """
+    began = time.monotonic()
+    logs = open_logs(tuple(paths), target=target, stream_of=fastdeploy.stream_of, is_log=fastdeploy.is_log)
+    matches: list[LogMatch] = []
+    files = read = lines = 0
+    for log in logs:
+        files += 1
+        carry = Carry()
+        for piece in log.chunks():
+            found, carry = matcher.scan(piece, carry)
+            matches += found[: _MOST_MATCHES - len(matches)]
+            read += len(piece.data)
+            lines += piece.data.count(b"\n")
+            progress(read, max(logs.size, read))
+    seen = examine.examine(matches, knowledge)
+    return Examined(
+        incidents=seen.incidents,
+        scanned=Scanned(files=files, bytes=read, lines=lines, seconds=round(time.monotonic() - began, 3)),
+        unexplained=mine(seen.unexplained),
+        skipped=tuple(f"{name}: {reason}" for name, reason in logs.skipped),
+    )

@@ -1,0 +1,78 @@
+"""Text from logs is hostile: here it is made visible, bounded and harmless before people see it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+
+_GROUP = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PLAIN_WORD = re.compile(r"[\w./:@%+=,-]{1,120}", re.ASCII)
+_MOST_VALUE_CHARS = 120
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories that draw nothing, or that change how the text around them is drawn."""
+
+
+def visible(text: str) -> str:
+    r"""Spell out control, format and direction characters; a tab becomes blanks.
+
+    >>> print(visible("\x1b[31mred\x07"))
+    \x1b[31mred\x07
+    """
+    if text.isprintable():
+        return text
+    return "".join(_spelled(char) for char in text.expandtabs(4))
+
+
+def stripped(text: str, most: int = _MOST_VALUE_CHARS) -> str:
+    r"""Take out what draws nothing, make one line of it, and cap its length.
+
+    >>> stripped("rank\x1b[0m\n 7")
+    'rank[0m 7'
+    """
+    line = " ".join(text.split())
+    line = "".join(char for char in line if unicodedata.category(char) not in _UNSEEN)
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def sound(text: str) -> str:
+    """Replace halves of surrogate pairs, which UTF-8 cannot hold (they come from undecodable names)."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def fill(text: str, labels: Mapping[str, str], *, most: int = _MOST_VALUE_CHARS) -> str:
+    """Put labels into the places that a text names; a place without a label is left out.
+
+    >>> fill("GPU {gpu} is full ({size})", {"gpu": "3"})
+    'GPU 3 is full'
+    """
+    filled = _GROUP.sub(lambda found: stripped(labels.get(found[1]) or "", most), text)
+    if filled == text:
+        return text
+    filled = re.sub(r"[ \t]*(?:\([ \t]*\)|（[ \t]*）)", "", filled)
+    return re.sub(r" {2,}", " ", re.sub(r" +([.,;:!?)])", r"\1", filled)).strip()
+
+
+def fill_command(text: str, labels: Mapping[str, str]) -> str:
+    """Put labels into a command that people will paste into a shell.
+
+    Only plain words are let in; whatever else stays a place to be filled by hand.
+
+    >>> fill_command("kill {pid}; cat {file}", {"pid": "42", "file": "a; rm -rf /"})
+    'kill 42; cat <file>'
+    """
+
+    def word(found: re.Match[str]) -> str:
+        value = labels.get(found[1]) or ""
+        safe = _PLAIN_WORD.fullmatch(value) and not value.startswith("-")
+        return value if safe else f"<{found[1]}>"
+
+    return _GROUP.sub(word, text)
+
+
+def _spelled(char: str) -> str:
+    if unicodedata.category(char) not in _UNSEEN:
+        return char
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,216 @@
+"""Questions put to the server over HTTP: does it say that it is well, and does it answer a real request.
+
+The status codes are FastDeploy's own (fastdeploy/entrypoints/openai/api_server.py of 2.x): unhealthy is 404
+with a body of its own, cleared weights are 304, an overload is 429; while a model loads nobody listens.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+import httpx
+
+from diagnose.engine.repetition import score
+from diagnose.model.observation import ProbeResult
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Answer = Literal["ok", "refused", "timeout", "unhealthy", "cleared", "missing", "busy", "error"]
+CANARY = "diagnose-canary-"
+MOST_TOKENS = 16
+
+_UNHEALTHY = "Worker Service Not Healthy"
+_QUESTION = "Name three colours of the rainbow."
+_KEY_CURE = "401: the server wants an API key. Set FD_API_KEY for diagnose as for the server."
+_DETAIL_CHARACTERS = 300
+
+
+class _Probe:
+    """What both probes share: one client, never through a proxy."""
+
+    def __init__(
+        self,
+        *,
+        target: str,
+        base_url: str,
+        timeout: timedelta,
+        api_key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.target = target
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._client = httpx.AsyncClient(
+            base_url=base_url,
+            timeout=timeout.total_seconds(),
+            headers=headers,
+            transport=transport,
+            trust_env=False,  # a proxy of the environment would answer in the server's place
+            limits=httpx.Limits(max_keepalive_connections=0),  # each question finds the door anew
+        )
+
+    async def aclose(self) -> None:
+        """Close the client."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class HealthProbe(_Probe):
+    """Asks ``GET /health``: fresh heartbeats of the workers, no more."""
+
+    def __init__(
+        self,
+        *,
+        target: str,
+        base_url: str,
+        timeout: timedelta = timedelta(seconds=5),
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(target=target, base_url=base_url, timeout=timeout, transport=transport)
+
+    async def ask(self, now: datetime, generation: int) -> ProbeResult:
+        """Ask once. Never raises for what a server or network can do."""
+        began = time.perf_counter()
+        answer, response, detail = await _tried(lambda: self._client.get("/health"))
+        return ProbeResult(
+            target=self.target, at=now, generation=generation, probe="health", answer=answer,
+            status=response.status_code if response is not None else None,
+            seconds=time.perf_counter() - began, detail=detail,
+        )  # fmt: skip
+
+
+class CompletionProbe(_Probe):
+    """Asks for a few tokens: the only proof that requests are taken, scheduled and answered.
+
+    Args:
+        model: The name to ask for; found out from ``/v1/models`` where it is not given.
+        api_key: Sent as bearer; a secret, never logged.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: str,
+        base_url: str,
+        model: str | None = None,
+        api_key: str | None = None,
+        timeout: timedelta = timedelta(seconds=30),
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(target=target, base_url=base_url, timeout=timeout, api_key=api_key, transport=transport)
+        self._fallback, self._model = model, ""
+
+    async def ask(self, now: datetime, generation: int) -> ProbeResult:
+        """Ask once, for at most 16 tokens. Never raises for what a server or network can do."""
+        began = time.perf_counter()
+        model = await self._model_name()
+        answer, response, detail = await _tried(lambda: self._client.post("/v1/chat/completions", json=_request(model)))
+        tokens, text = _answered(response) if answer == "ok" and response is not None else (0, "")
+        if answer == "ok" and not tokens:
+            answer, detail = "error", "an answer without tokens: look into workerlog.0 and api_server.log"
+        if response is not None and response.status_code >= 400:
+            self._model = ""  # the next question looks the name up again
+        return ProbeResult(
+            target=self.target, at=now, generation=generation, probe="completion", answer=answer,
+            status=response.status_code if response is not None else None,
+            seconds=time.perf_counter() - began, detail=detail, tokens=tokens,
+            repetition=score(text) if text else None,
+        )  # fmt: skip
+
+    async def _model_name(self) -> str:
+        if not self._model:
+            answer, response, _ = await _tried(lambda: self._client.get("/v1/models"))
+            listed = _names(response) if answer == "ok" and response is not None else []
+            if answer == "ok":
+                wanted = self._fallback in listed or not listed
+                self._model = (self._fallback or "default") if wanted else listed[0]
+        return self._model or self._fallback or "default"
+
+
+def _request(model: str) -> dict[str, object]:
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": _QUESTION}],
+        "max_tokens": MOST_TOKENS,
+        "temperature": 0,
+        "stream": False,
+        "user": f"{CANARY}{uuid.uuid4().hex[:12]}",  # FastDeploy makes it a part of the request's id
+    }
+
+
+async def _tried(ask: Callable[[], object]) -> tuple[Answer, httpx.Response | None, str]:
+    """Put one question; return how it was answered, the response if there was one, and a detail."""
+    try:
+        response = await ask()  # type: ignore[misc]
+    except httpx.TimeoutException:
+        return "timeout", None, "no answer in time"
+    except httpx.ConnectError:
+        return "refused", None, "nobody listens: it loads, or it is dead"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return "error", None, f"{type(error).__name__}: {error}"[:_DETAIL_CHARACTERS]
+    assert isinstance(response, httpx.Response)  # noqa: S101 - for the type checker
+    answer, detail = judge(response.status_code, response.text)
+    return answer, response, detail
+
+
+def judge(status: int, body: str) -> tuple[Answer, str]:
+    """Tell what a status and its body mean, and a detail for what is not well.
+
+    >>> judge(404, "Worker Service Not Healthy")[0], judge(404, '{"detail":"Not Found"}')[0]
+    ('unhealthy', 'missing')
+    """
+    if status == 200:
+        return "ok", ""
+    if status == 304:
+        return "cleared", "no model weights are loaded"
+    if status == 404:
+        return ("unhealthy" if _UNHEALTHY in body else "missing"), _message(body)
+    if status == 429:
+        return "busy", _message(body)
+    return "error", _KEY_CURE if status == 401 else _message(body)
+
+
+def _message(body: str) -> str:
+    return " ".join(body.split())[:_DETAIL_CHARACTERS]
+
+
+def _names(response: httpx.Response) -> list[str]:
+    read = _json(response)
+    rows = read.get("data") if isinstance(read, Mapping) else None
+    return (
+        [str(row["id"]) for row in rows if isinstance(row, Mapping) and "id" in row] if isinstance(rows, list) else []
+    )
+
+
+def _answered(response: httpx.Response) -> tuple[int, str]:
+    """Return the number of tokens and the text; a thinking model's reasoning is text too."""
+    read = _json(response)
+    choices = read.get("choices") if isinstance(read, Mapping) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, Mapping) else None
+    if not isinstance(read, Mapping) or not isinstance(message, Mapping):
+        return 0, ""
+    parts = (message.get("reasoning_content"), message.get("content"))
+    text = " ".join(part for part in parts if isinstance(part, str) and part)
+    usage = read.get("usage")
+    counted = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+    return (counted if isinstance(counted, int) else int(bool(text))), text
+
+
+def _json(response: httpx.Response) -> object:
+    try:
+        return response.json()
+    except ValueError:
+        return None
