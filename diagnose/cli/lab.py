@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diagnose.cli import demo
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,6 +34,7 @@ def add(subparsers: Subparsers) -> Subparsers:
     faults = found.add_parser("faults", help="what can be made to go wrong")
     faults.add_argument("--json", action="store_true", help="as JSON")
     faults.set_defaults(run=run_faults)
+    demo.add(found)
     return found
 
 

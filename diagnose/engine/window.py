@@ -227,9 +227,8 @@ def _remember(memory: Memory, leaf: int, seen: Seen) -> Memory:
 
 
 def _finding(rule: Rule, signal: Signal, proof: tuple[Seen, ...]) -> Finding:
-    proof = tuple(sorted(proof, key=lambda seen: seen.at))
     labels: dict[str, str] = {}
-    for seen in proof:
+    for seen in sorted(proof, key=lambda seen: seen.at):
         labels.update({name: value for name, value in seen.labels.items() if value})
     evidence: dict[tuple[str, int | None, str], Evidence] = {}
     for seen in proof:
@@ -239,7 +238,7 @@ def _finding(rule: Rule, signal: Signal, proof: tuple[Seen, ...]) -> Finding:
         cause=rule.cause,
         target=signal.target,
         attempt=signal.attempt,
-        at=proof[0].at,
+        at=min(seen.at for seen in proof),
         last_at=max(seen.at for seen in proof),
         severity=rule.severity,
         confidence=rule.confidence,

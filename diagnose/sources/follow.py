@@ -254,19 +254,26 @@ class Follow:
             end = _at(self.fd, start, size - start).rfind(b"\n") + 1
             self.skip_to = start + end if end or not start else size
 
-    def compare(self, other: Follow, now: datetime) -> None:
-        """See whether this new file is a copy of ``other``, or of what was there before.
+    def goes_on_after(self, other: Follow, now: datetime) -> bool:
+        """Tell whether this new file is a copy of what ``other`` held before; if so, go on behind it.
 
         Raises:
             OSError: It cannot be read.
         """
         before = other.before
-        if before and now - before.at < COPY_AGE and before.is_kept_in(self.fd):
-            self.skip_to, other.before = before.offset, before._replace(partial=b"")
-            return
+        if before is None or now - before.at >= COPY_AGE or not before.is_kept_in(self.fd):
+            return False
+        self.skip_to, other.before = before.offset, before._replace(partial=b"")
+        return True
+
+    def shared(self, other: Follow) -> int:
+        """Count the bytes in which both agree: all of the shorter one, or 0.
+
+        Raises:
+            OSError: It cannot be read.
+        """
         common = min(self.size, other.size)
-        if common and same_beginning(self.fd, other.fd, common):
-            self.copy_of = other
+        return common if common and same_beginning(self.fd, other.fd, common) else 0
 
     def watch_copy(self, *, was_truncated: bool) -> None:
         """Decide whether this copy is still one, and where it goes on alone.

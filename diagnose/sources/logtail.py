@@ -12,7 +12,9 @@ links, and restarts of the daemon. For the last, write down the lines of a poll 
 after a crash, but none is lost: at least once, by design.
 
 **What is not.** What is truncated or deleted between two polls is gone, for everybody; a refill
-that agrees with the old content (see `diagnose.sources.follow`) passes for growth.
+that agrees with the old content (see `diagnose.sources.follow`) passes for growth; a copy made by
+`copytruncate` is known by its content and by a name like ``api.log.1`` or ``api-20250902.log``, under
+another name it is a new file.
 """
 
 # ruff: noqa: PTH116, PTH119
@@ -258,11 +260,16 @@ class LogTail:
                 file.watch_copy(was_truncated=file.copy_of in truncated)
                 return
             file.undecided = False
-            for other in self._files.values():
-                if other is not file and other.fd >= 0 and _named_like_copy(file, other):
-                    file.compare(other, now)
-                if file.copy_of is not None or file.skip_to:
-                    return
+            originals = [
+                other
+                for other in self._files.values()
+                if other is not file and other.fd >= 0 and _named_like_copy(file, other)
+            ]
+            if any(file.goes_on_after(other, now) for other in originals):
+                return
+            alike = [(common, other.left_at is None, other) for other in originals if (common := file.shared(other))]
+            if alike:
+                file.copy_of = max(alike, key=lambda one: one[:2])[2]
         except OSError as error:
             self._tell(now, file.path, error)
 
