@@ -17,6 +17,7 @@ from diagnose.engine.step import step
 from diagnose.engine.targets import Target
 from diagnose.errors import JournalError
 from diagnose.journal import Journal, Turn
+from diagnose.model import codec
 from diagnose.model.effect import Effect, Perform
 from diagnose.model.incident import Intent
 from diagnose.model.incident import State as Stands
@@ -37,6 +38,7 @@ class Daemon:
 
     Args:
         watcher: Is shown each turn that had effects, after it was written down.
+        stop_servers: End the servers, too, when the daemon ends.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class Daemon:
         sessions: Mapping[str, Session],
         clock: Clock,
         watcher: Watcher = lambda _state, _effects: None,
+        stop_servers: bool = False,
     ) -> None:
         self.config, self.knowledge, self.journal = config, knowledge, journal
         self.sessions, self.clock, self.watcher = sessions, clock, watcher
+        self.stop_servers = stop_servers
         self.state = journal.state()
         self._inbox: list[Observation] = []
         self._stop = anyio.Event()
@@ -69,6 +73,7 @@ class Daemon:
             DiagnoseError: A target can neither be found nor started.
         """
         kept = self.journal.kept()
+        self.journal.keep("policy", codec.encode(self.config.policy))
         for name, session in self.sessions.items():
             session.begin(self.state.targets.get(name, Target(name=name)), kept)
         self._recover()
@@ -82,6 +87,10 @@ class Daemon:
                 busy = any(session.busy for session in self.sessions.values())
                 with anyio.move_on_after(_BUSY if busy else _IDLE):
                     await self._stop.wait()
+            if self.stop_servers:
+                for session in self.sessions.values():
+                    await anyio.to_thread.run_sync(session.stop_server)
+                self._turn(tasks)
             tasks.cancel_scope.cancel()
 
     async def _obey_signals(self) -> None:

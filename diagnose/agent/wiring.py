@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from diagnose.agent import lock
 from diagnose.agent.config import Config
 from diagnose.agent.loop import Daemon, Watcher
 from diagnose.agent.session import Session
 from diagnose.catalog import cache, load
 from diagnose.controllers.process import ProcessController
-from diagnose.engine.match import Matcher
-from diagnose.errors import ConfigError
 from diagnose.journal import Journal
 from diagnose.model.knowledge import Knowledge
 from diagnose.sources.gpu import reader_for
@@ -40,7 +38,7 @@ def knowledge_of(config: Config, rules: Sequence[str] = (), remedies: Sequence[s
 
 
 @contextlib.contextmanager
-def daemon(config: Config, state_dir: Path, *, watcher: Watcher) -> Iterator[Daemon]:
+def daemon(config: Config, state_dir: Path, *, watcher: Watcher, stop_servers: bool = False) -> Iterator[Daemon]:
     """Put the daemon together; its journal is closed and its lock let go in the end.
 
     Raises:
@@ -50,7 +48,7 @@ def daemon(config: Config, state_dir: Path, *, watcher: Watcher) -> Iterator[Dae
     matcher = cache.matcher(knowledge)
     journal = Journal(state_dir)
     clock = SystemClock()
-    with _only_one(state_dir), contextlib.closing(journal):
+    with lock.only_one(state_dir), contextlib.closing(journal):
         sessions = {
             target.name: Session(
                 config=target,
@@ -72,23 +70,5 @@ def daemon(config: Config, state_dir: Path, *, watcher: Watcher) -> Iterator[Dae
             sessions=sessions,
             clock=clock,
             watcher=watcher,
+            stop_servers=stop_servers,
         )
-
-
-@contextlib.contextmanager
-def _only_one(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder; two daemons on one journal would act twice."""
-    lock = state_dir / "lock"
-    with lock.open("a+", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ConfigError(
-                f"{lock}: another diagnose (process {file.read().strip() or 'unknown'}) looks after this folder. "
-                "Stop it, or give this one its own folder (--state-dir DIR)."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

@@ -59,10 +59,9 @@ def run(args: argparse.Namespace) -> int:
     narrator = Narrator(console, lang, since=datetime.now(timezone.utc))
     narrator.command(config.targets[0].command)
     done = _Done(narrator)
-    with wiring.daemon(config, folder / "state", watcher=done) as daemon:
+    with wiring.daemon(config, folder / "state", watcher=done, stop_servers=True) as daemon:
         done.stop = daemon.stop
         supervise(daemon)
-        daemon.sessions["default"].stop_server()
     report = write_report(folder, lang)
     how = "cured" if done.cured else "not-cured"
     console.print(Text(words[how], style="bold green" if done.cured else "bold red"))
@@ -93,10 +92,19 @@ def supervise(daemon: Daemon) -> None:
     import anyio
 
     async def main() -> None:
-        with anyio.move_on_after(_MOST_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_stop_late, daemon)
             await daemon.run()
+            tasks.cancel_scope.cancel()
 
     anyio.run(main)
+
+
+async def _stop_late(daemon: Daemon) -> None:
+    import anyio
+
+    await anyio.sleep(_MOST_SECONDS)
+    daemon.stop()
 
 
 def prepare(folder: Path, args: argparse.Namespace) -> Config:

@@ -66,7 +66,7 @@ class Narrator:
         head = f"incident {incident.id}"
         self._say(entry.at, head, texts.entry_text(entry, self._lang), _COLOURS.get(entry.kind, ""))
         if entry.kind in {"settled", "cause"}:
-            self._proof(incident.findings[0].evidence[-1])
+            self._proof(incident.findings[0].evidence[0])
 
     def _proof(self, proof: Evidence) -> None:
         place = proof.source if proof.line is None else f"{proof.source}:{proof.line}"

@@ -101,7 +101,7 @@ def run_plan(args: argparse.Namespace) -> int:
     from diagnose.engine import brakes, planner
     from diagnose.engine.incidents import LIVE
     from diagnose.engine.policy import Policy
-    from diagnose.model.remedy import Mode
+    from diagnose.model import codec
 
     snapshot, knowledge, lang = journal.read(state_dir(args)), _known(args), language(args)
     wanted = [one for one in snapshot.incidents if args.incident in {None, one.id}]
@@ -111,8 +111,10 @@ def run_plan(args: argparse.Namespace) -> int:
         raise InputError(f"{named}. See diagnose incidents.")
     incident, now, console = live[0], datetime.now(timezone.utc), Console(highlight=False)
     target = snapshot.state.targets[incident.target]
-    # The journal does not hold the daemon's configuration: the brakes are asked as if all were allowed.
-    policy = Policy(mode=Mode.AUTO)
+    if incident.state not in LIVE:
+        console.print(f"incident {incident.id} is over ({incident.state.value}); see diagnose incidents {incident.id}")
+        return 0
+    policy = codec.decode(snapshot.kept["policy"], Policy) if "policy" in snapshot.kept else Policy()
     shown = False
     for remedy, _, plan in planner.possible(incident, target, knowledge, now):
         holds = list(

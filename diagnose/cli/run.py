@@ -55,13 +55,12 @@ def run(args: argparse.Namespace) -> int:
     warn_of_imaginary_flags(config, lang)
     folder = Path(config.state_dir) if config.state_dir and not args.state_dir else state_dir(args)
     narrator = Narrator(console, lang, since=datetime.now(timezone.utc))
-    with wiring.daemon(config, folder, watcher=narrator) as daemon:
+    stop = args.on_exit == "stop"
+    with wiring.daemon(config, folder, watcher=narrator, stop_servers=stop) as daemon:
         supervise(daemon)
         for session in daemon.sessions.values():
             handle = session.server.handle
-            if args.on_exit == "stop":
-                session.stop_server()
-            elif handle and session.server.alive():
+            if not stop and handle and session.server.alive():
                 print(
                     f"diagnose: the server goes on as process {handle.pid}; run this command again to take it "
                     f"over, or end it with: kill {handle.pid}",

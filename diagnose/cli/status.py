@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from diagnose.cli.place import add_common, language, state_dir
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.console import Console
 
     from diagnose.engine.targets import Target
@@ -32,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from diagnose import journal
+    from diagnose.agent import lock
     from diagnose.engine.incidents import LIVE
 
     snapshot = journal.read(state_dir(args))
@@ -40,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(as_json(snapshot, live))
     else:
         console = Console(highlight=False)
+        show_daemon(console, lock.holder(state_dir(args)), snapshot.at, language(args))
         for target in snapshot.state.targets.values():
             show(console, target, [one for one in live if one.target == target.name], language(args))
     return 1 if live else 0
@@ -77,6 +81,22 @@ def as_json(snapshot: Snapshot, live: list[Incident]) -> str:
     ]
     at = snapshot.at.isoformat() if snapshot.at else None
     return json.dumps({"schema": "diagnose.status/1", "at": at, "targets": targets}, ensure_ascii=False) + "\n"
+
+
+def show_daemon(console: Console, pid: int | None, at: datetime | None, lang: Lang) -> None:
+    """Say whether a daemon looks after these servers now, or when one did."""
+    from diagnose.report import texts
+
+    when = texts.moment(at) if at else "-"
+    if pid is None:
+        told = (
+            f"守护进程未在运行；以下为 {when} 的状态"
+            if lang == "zh"
+            else f"no daemon runs; this was the state at {when}"
+        )
+        console.print(told, style="yellow")
+    else:
+        console.print(f"守护进程 {pid} 正在监视" if lang == "zh" else f"watched by process {pid}")
 
 
 def show(console: Console, target: Target, live: list[Incident], lang: Lang) -> None:

@@ -231,7 +231,7 @@ def _finding(rule: Rule, signal: Signal, proof: tuple[Seen, ...]) -> Finding:
     for seen in sorted(proof, key=lambda seen: seen.at):
         labels.update({name: value for name, value in seen.labels.items() if value})
     evidence: dict[tuple[str, int | None, str], Evidence] = {}
-    for seen in proof:
+    for seen in sorted(proof, key=lambda seen: not seen.labels):  # what the texts name comes first
         evidence[seen.evidence.source, seen.evidence.line, seen.evidence.text] = seen.evidence
     return Finding(
         rule_id=rule.id,

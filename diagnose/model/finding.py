@@ -34,7 +34,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         at: When it was seen first.
         last_at: When it was seen last.
         labels: The named groups of the evidence.
-        evidence: What decided first, as the rule names it, then the rest; never empty, at most 20 pieces.
+        evidence: What gave the labels first, then the rest; never empty, at most 20 pieces.
         fresh: False where all evidence is older than the daemon's watch.
     """
 
