@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Callable, Mapping
@@ -28,18 +29,18 @@ from diagnose.model import codec
 from diagnose.model.incident import Intent, Plan
 from diagnose.model.launch import LaunchSpec
 from diagnose.model.observation import (
-    GpuSample,
     LogLines,
     Observation,
     Outcome,
     ProbeResult,
     ServerStarted,
-    SourceSilent,
     StepResult,
 )
 from diagnose.model.text import Text
-from diagnose.ports import Clock, GpuReader, GpuUnavailableError, Handle
+from diagnose.ports import Clock, GpuReader, Handle
 from diagnose.profiles import fastdeploy
+from diagnose.sources.facts import config_values
+from diagnose.sources.gpu import GpuSense
 from diagnose.sources.http import CompletionProbe, HealthProbe
 from diagnose.sources.logtail import LogTail, Position
 from diagnose.sources.process import ProcessSense
@@ -68,7 +69,6 @@ class Session:
     keep: Callable[[str, bytes], None]
     desired: LaunchSpec | None = None
     _carries: dict[str, Carry] = field(default_factory=dict)
-    _said: set[str] = field(default_factory=set)
     _news: list[Observation] = field(default_factory=list)
     _sampled: datetime | None = None
     _ended: int = 0
@@ -91,6 +91,7 @@ class Session:
             ),
             self.clock,
         )
+        self.cards = GpuSense(self.name, self.gpu)
         self.tail: LogTail | None = None
         self.sense: ProcessSense | None = None
         self.health: HealthProbe | None = None
@@ -146,9 +147,10 @@ class Session:
         spec = LaunchSpec(argv=self.config.command, env=self.config.env, cwd=self.config.cwd or str(Path.cwd()))
         if self.config.log_dir:
             spec = msgspec.structs.replace(spec, env={**spec.env, "FD_LOG_DIR": self.config.log_dir})
-        ranks = settings.ranks_here(spec)
+        flags = config_values(spec)
+        ranks = settings.ranks_here(spec, flags)
         ports = _free_ports(2 * ranks)
-        return settings.with_ports(spec, ports[:ranks], ports[ranks:], accepted=accepted(None))
+        return settings.with_ports(spec, ports[:ranks], ports[ranks:], accepted=accepted(None), config=flags)
 
     def _spawn(self, target: Target) -> None:
         spec = self.desired or LaunchSpec(argv=())
@@ -165,8 +167,11 @@ class Session:
         saved = kept.get(f"positions/{self.name}")
         positions = codec.decode(saved, tuple[Position, ...]) if saved else None
         self._kept_positions = positions or ()
+        visible = settings.visible_devices(spec, os.environ)
+        indices = {int(one) for one in visible if one.isdigit()} if visible is not None else None
+        self.cards = GpuSense(self.name, self.gpu, indices)
         self.tail = LogTail(
-            [self.config.log_dir or settings.log_dir(spec), self.server.run_dir],
+            [settings.log_dir(spec, os.environ), self.server.run_dir],
             stream_of=fastdeploy.stream_of,
             target=self.name,
             positions=positions,
@@ -176,14 +181,15 @@ class Session:
         self._point_probes(spec)
 
     def _point_probes(self, spec: LaunchSpec) -> None:
-        base = settings.base_url(spec)
+        flags = config_values(spec)
+        base = settings.base_url(spec, flags)
         timeout = self.probes.timeout
         self.health = HealthProbe(target=self.name, base_url=base, timeout=timeout / 3)
         self.completion = CompletionProbe(
             target=self.name,
             base_url=base,
             model=None,
-            api_key=settings.api_key(spec),
+            api_key=settings.api_key(spec, flags, os.environ),
             timeout=timeout,
         )
 
@@ -198,7 +204,7 @@ class Session:
 
     def _note(self, handle: Handle, how: Literal["spawned", "adopted", "attached"]) -> None:
         self.keep(f"handle/{self.name}", codec.encode(handle))
-        logs = [Path(settings.log_dir(handle.spec))]
+        logs = [Path(settings.log_dir(handle.spec, os.environ))]
         self.sense = ProcessSense(self.controller, handle, logs)
         self._news.append(
             ServerStarted(
@@ -267,28 +273,7 @@ class Session:
         """Read the cards that this server may use; that they cannot be read is said once."""
         handle = self.server.handle
         pids = {one.pid for one in self.controller.tree(handle)} if handle else set()
-        try:
-            cards = self.gpu.read(pids)
-        except GpuUnavailableError as error:
-            if "gpu" in self._said:
-                return []
-            self._said.add("gpu")
-            return [SourceSilent(target=self.name, at=now, source="gpu", reason=str(error))]
-        self._said.discard("gpu")
-        visible = settings.visible_devices(self.desired) if self.desired else None
-        return [
-            GpuSample(
-                target=self.name,
-                at=now,
-                index=card.index,
-                name=card.name,
-                total_bytes=card.total_bytes,
-                used_bytes=card.used_bytes,
-                own_bytes=card.own_bytes,
-            )
-            for card in cards
-            if visible is None or str(card.index) in visible
-        ]
+        return list(self.cards.poll(pids, now))
 
     async def ask_health(self) -> ProbeResult | None:
         """Ask whether the server's heartbeats are fresh."""
@@ -334,7 +319,7 @@ class Session:
             self.controller.clean(self.server.handle)
 
     def _log_files(self) -> list[Path]:
-        folder = Path(settings.log_dir(self.desired)) if self.desired else None
+        folder = Path(settings.log_dir(self.desired, os.environ)) if self.desired else None
         files = [one for one in folder.rglob("*") if one.is_file()] if folder and folder.is_dir() else []
         console = self.server.handle.console if self.server.handle else ""
         newest = sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)

@@ -38,7 +38,7 @@ def run_check(args: argparse.Namespace) -> int:
             fastdeploy_part(target.command)
         for problem in imaginary(target.command, target.env) if target.command else ():
             wrong += 1
-            print(f"{args.file}: {target.name}: {problem.word}: {problem.why.en} {problem.fix.en}")
+            print(f"{args.file}: {target.name}: {problem.word}: {problem.why.en}. {problem.fix.en}")
     print(
         f"{args.file}: {len(config.targets)} targets, mode {config.policy.mode.value}, "
         f"{len(knowledge.rules)} rules, {len(knowledge.remedies)} remedies"

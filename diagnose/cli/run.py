@@ -107,12 +107,20 @@ def configuration(args: argparse.Namespace) -> Config:
 
 
 def warn_of_imaginary_flags(config: Config, lang: Lang) -> None:
-    """Tell of flags that FastDeploy does not have, and name the real ones, before the server refuses them."""
+    """Tell of flags that FastDeploy does not have, and name the real ones, before the server refuses them.
+
+    Raises:
+        ConfigError: A command starts no FastDeploy server.
+    """
     from diagnose.launch.flags import imaginary
+    from diagnose.launch.spec import fastdeploy_part
 
     for target in config.targets:
-        for problem in imaginary(target.command, {**os.environ, **target.env}) if target.command else ():
+        if not target.command:
+            continue
+        fastdeploy_part(target.command)
+        for problem in imaginary(target.command, {**os.environ, **target.env}):
             print(
-                f"diagnose: {problem.word}: {problem.why.in_(lang)} {problem.fix.in_(lang)}",
+                f"diagnose: {problem.word}: {problem.why.in_(lang)}. {problem.fix.in_(lang)}",
                 file=sys.stderr,
             )

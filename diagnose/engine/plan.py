@@ -78,23 +78,25 @@ def _accepted(flag: str, target: Target) -> bool:
     return target.facts is None or flag in target.facts.flags
 
 
-def _flags(spec: LaunchSpec) -> dict[str, str]:
-    return {one.name: one.value for one in spec_of.occurrences(spec.argv)}
+def _flags(spec: LaunchSpec, target: Target) -> dict[str, str]:
+    """Return the flags in force: of the ``--config`` file, and over them those of the command."""
+    given = {one.name: one.value for one in spec_of.occurrences(spec.argv)}
+    return {**(target.facts.config if target.facts else {}), **given}
 
 
 def _changes(step: Step, under: LaunchSpec, incident: Incident, target: Target) -> tuple[Values, tuple[Text, ...]]:
     if isinstance(step, FlagSet):
         return step.set, ()
     if isinstance(step, FlagScale):
-        return _scaled(step, under)
+        return _scaled(step, under, target)
     if isinstance(step, FlagFit):
         return _fitted(step, under, incident, target)
     return {}, ()
 
 
-def _scaled(step: FlagScale, under: LaunchSpec) -> tuple[Values, tuple[Text, ...]]:
-    settings = Settings.from_flags(_flags(under))
-    text = spec_of.value(under, step.flag) or settings.text(step.flag)
+def _scaled(step: FlagScale, under: LaunchSpec, target: Target) -> tuple[Values, tuple[Text, ...]]:
+    settings = Settings.from_flags(_flags(under, target))
+    text = _flags(under, target).get(step.flag) or settings.text(step.flag)
     if text is None:
         return {}, ()
     present = float(text)
@@ -112,8 +114,8 @@ def _fitted(step: FlagFit, under: LaunchSpec, incident: Incident, target: Target
     card = _card(target)
     if shape is None or card is None:
         return {}, ()
-    told = [_measured(start, incident) for start in _failed_starts(target, incident, under)]
-    settings = Settings.from_flags(_flags(under))
+    told = [_measured(start, incident, target) for start in _failed_starts(target, incident, under)]
+    settings = Settings.from_flags(_flags(under, target))
     latest = told[-1] if told else None
     accepted = target.facts.flags if target.facts else ()
     advice = advise(shape, settings, card, latest, allow=step.allow, accepted=accepted, failures=told[:-1])
@@ -138,7 +140,7 @@ def _failed_starts(target: Target, incident: Incident, under: LaunchSpec) -> lis
     return starts or [Start(generation=incident.attempt, spec=under)]
 
 
-def _measured(start: Start, incident: Incident) -> Measured:
+def _measured(start: Start, incident: Incident, target: Target) -> Measured:
     """Gather what a start told of its memory: marks in its logs, and the findings with their lines."""
     own = [finding for finding in incident.findings if finding.attempt == start.generation]
     labels: dict[str, str] = dict(start.measured)
@@ -148,7 +150,7 @@ def _measured(start: Start, incident: Incident) -> Measured:
         labels |= finding.labels
     return parse.measured_from(
         labels,
-        at=Settings.from_flags(_flags(start.spec)),
+        at=Settings.from_flags(_flags(start.spec, target)),
         rule_id=own[0].rule_id if own else "",
         lines=[evidence.text for finding in own for evidence in finding.evidence],
     )

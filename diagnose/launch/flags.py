@@ -262,14 +262,3 @@ def _distance(one: str, other: str, most: int) -> int:
         if min(row) > most:
             return most + 1
     return row[-1]
-
-
-def unaccepted(argv: Sequence[str], flags: Sequence[str]) -> tuple[str, ...]:
-    """Return the flags of a command that are not among ``flags`` (and no unique beginning of one of them).
-
-    Raises:
-        ConfigError: The command starts no FastDeploy server.
-    """
-    words = [one.spelled for one in scan(argv, fastdeploy_part(argv))]
-    known = set(flags)
-    return tuple(word for word in words if word not in known and sum(name.startswith(word) for name in known) != 1)

@@ -170,6 +170,7 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True, tag="facts"):
     Attributes:
         flags: Flags that this server version accepts, with their dashes.
         flags_from: ``help`` (asked the server itself) or ``table`` (shipped).
+        config: What the command's ``--config`` file sets, by flag; the command line wins.
     """
 
     target: str
@@ -178,6 +179,7 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True, tag="facts"):
     flags: tuple[str, ...]
     flags_from: Literal["help", "table"]
     model: ModelShape | None = None
+    config: Mapping[str, str] = {}
 
 
 class SourceSilent(msgspec.Struct, frozen=True, kw_only=True, tag="silent"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from diagnose.capacity.shapes import known_shape, shape_from_config
 from diagnose.errors import DiagnoseError
-from diagnose.launch import flags, settings
+from diagnose.launch import config, flags, settings
 from diagnose.launch.spec import fastdeploy_part
 from diagnose.model.launch import LaunchSpec, ModelShape
 from diagnose.model.observation import ServerFacts
@@ -45,16 +45,28 @@ def learn(spec: LaunchSpec, *, target: str, now: datetime) -> ServerFacts:
         flags=asked or flags.accepted(version),
         flags_from="help" if asked else "table",
         model=model_shape(spec),
+        config=config_values(spec),
     )
+
+
+def config_values(spec: LaunchSpec) -> dict[str, str]:
+    """Read the flags of the command's ``--config`` file; none where there is no such file, or no YAML in it."""
+    named = config.config_path(spec)
+    if named is None:
+        return {}
+    try:
+        return config.flag_values((Path(spec.cwd) / named).read_text(encoding="utf-8"), named)
+    except (OSError, ValueError, DiagnoseError):
+        return {}
 
 
 def model_shape(spec: LaunchSpec) -> ModelShape | None:
     """Read the shape of the command's model: its own ``config.json``, else the shipped table."""
-    named = settings.model_path(spec)
+    named = settings.model_path(spec, config_values(spec))
     folder = Path(spec.cwd) / named
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return shape_from_config(folder.name, config)
+        plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return shape_from_config(folder.name, plain)
     except (OSError, ValueError, DiagnoseError):
         return known_shape(named)
 

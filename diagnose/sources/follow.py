@@ -254,17 +254,22 @@ class Follow:
             end = _at(self.fd, start, size - start).rfind(b"\n") + 1
             self.skip_to = start + end if end or not start else size
 
-    def goes_on_after(self, other: Follow, now: datetime) -> bool:
-        """Tell whether this new file is a copy of what ``other`` held before; if so, go on behind it.
+    def shared_with_former(self, other: Follow, now: datetime) -> int:
+        """Count the bytes that ``other`` held before its truncation and that are here too, or 0.
 
         Raises:
             OSError: It cannot be read.
         """
         before = other.before
         if before is None or now - before.at >= COPY_AGE or not before.is_kept_in(self.fd):
-            return False
-        self.skip_to, other.before = before.offset, before._replace(partial=b"")
-        return True
+            return 0
+        return before.offset + len(before.partial)
+
+    def go_on_behind_former(self, other: Follow) -> None:
+        """Take what ``other`` gave out before its truncation for read."""
+        if other.before is not None:
+            self.copy_of, self.skip_to = None, other.before.offset
+            other.before = other.before._replace(partial=b"")
 
     def shared(self, other: Follow) -> int:
         """Count the bytes in which both agree: all of the shorter one, or 0.
@@ -287,8 +292,7 @@ class Follow:
         before = other.before
         if was_truncated and before is not None:
             if before.is_kept_in(self.fd):
-                self.copy_of, self.skip_to = None, before.offset
-                other.before = before._replace(partial=b"")
+                self.go_on_behind_former(other)
             elif self.size <= before.offset:
                 self.copy_of, self.skip_to = None, self.size
             else:

@@ -265,11 +265,18 @@ class LogTail:
                 for other in self._files.values()
                 if other is not file and other.fd >= 0 and _named_like_copy(file, other)
             ]
-            if any(file.goes_on_after(other, now) for other in originals):
-                return
-            alike = [(common, other.left_at is None, other) for other in originals if (common := file.shared(other))]
-            if alike:
-                file.copy_of = max(alike, key=lambda one: one[:2])[2]
+            agreeing = [
+                (length, former, other)
+                for other in originals
+                for former in (True, False)
+                if (length := file.shared_with_former(other, now) if former else file.shared(other))
+            ]
+            if agreeing:
+                _, former, other = max(agreeing, key=lambda one: (*one[:2], one[2].left_at is None))
+                if former:
+                    file.go_on_behind_former(other)
+                else:
+                    file.copy_of = other
         except OSError as error:
             self._tell(now, file.path, error)
 

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from diagnose.launch.flags import accepted, imaginary, nearest, parse_help, parse_version, unaccepted
+from diagnose.launch.flags import accepted, imaginary, nearest, parse_help, parse_version
 from diagnose.launch.table import FLAGS
 
 API = ["python", "-m", "fastdeploy.entrypoints.openai.api_server"]
@@ -106,7 +106,3 @@ def test_every_real_flag_is_its_own_nearest_and_no_problem():
     for flag in FLAGS:
         assert imaginary([*API, flag.name]) == ()
     assert nearest("--tensor-parralel-size") == "--tensor-parallel-size"
-
-
-def test_a_flag_of_another_version_is_found_before_it_ends_the_start():
-    assert unaccepted([*API, "--router", "x", "--max-model", "4"], accepted("2.1")) == ("--router",)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from diagnose.launch.history import KEPT, begin, last_known_good, seen_well
 from diagnose.launch.overlays import drop, effective, lay
 from diagnose.launch.spec import value
 from diagnose.model.launch import LaunchSpec
@@ -33,27 +32,3 @@ def test_dropping_an_incidents_overlays_brings_back_what_lay_below():
     assert value(effective(DESIRED, drop(both, "b")), "--max-num-seqs") == "16"
     assert value(effective(DESIRED, drop(both, "a")), "--max-num-seqs") == "8"
     assert effective(DESIRED, drop(both)) == DESIRED
-
-
-def test_only_a_start_that_stayed_well_is_known_good():
-    history = begin((), DESIRED, (), now=NOON)
-    history = seen_well(history, 1, now=NOON + MINUTE)
-    assert last_known_good(history, 5 * MINUTE) is None
-
-    history = seen_well(history, 1, now=NOON + 6 * MINUTE)
-    history = seen_well(begin(history, DESIRED, (), now=NOON + 9 * MINUTE), 2, now=NOON + 10 * MINUTE)
-
-    good = last_known_good(history, 5 * MINUTE)
-    assert good is not None
-    assert good.number == 1
-
-
-def test_a_hundred_failed_starts_do_not_push_out_the_good_one():
-    history = seen_well(begin((), DESIRED, (), now=NOON), 1, now=NOON)
-    history = seen_well(history, 1, now=NOON + 6 * MINUTE)
-    for _ in range(100):
-        history = begin(history, DESIRED, (), now=NOON + 9 * MINUTE)
-
-    assert len(history) == KEPT
-    assert history[-1].number == 101
-    assert last_known_good(history, 5 * MINUTE) == history[0]
