@@ -75,8 +75,9 @@ class Daemon:
         kept = self.journal.kept()
         self.journal.keep("policy", codec.encode(self.config.policy))
         for name, session in self.sessions.items():
-            session.begin(self.state.targets.get(name, Target(name=name)), kept)
-        self._recover()
+            how = session.begin(self.state.targets.get(name, Target(name=name)), kept)
+            running = [one for one in self.state.intents.values() if one.target == name]
+            self._inbox += [session.recover(intent, how) for intent in running]
         async with anyio.create_task_group() as tasks:
             for session in self.sessions.values():
                 tasks.start_soon(self._probe, session)
@@ -97,12 +98,6 @@ class Daemon:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
                 self.stop()
-
-    def _recover(self) -> None:
-        """Answer the intents whose outcome nobody wrote down."""
-        for intent in self.state.intents.values():
-            if session := self.sessions.get(intent.target):
-                self._inbox.append(session.recover(intent))
 
     def _turn(self, tasks: anyio.abc.TaskGroup) -> None:
         now = self.clock.now()

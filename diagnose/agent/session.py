@@ -297,12 +297,15 @@ class Session:
         """Carry out an intent; blocks as long as it takes."""
         return self.hands.perform(intent)
 
-    def recover(self, intent: Intent) -> Outcome:
+    def recover(self, intent: Intent, how: str) -> Outcome:
         """Say how an intent went whose outcome a daemon before us did not live to write down.
 
-        Nothing is done again: either the new server runs, then verification goes on, or the try failed.
+        Nothing is done again: either its server was found running, then verification goes on from there,
+        or the try failed.
         """
-        done = self.server.generation > intent.generation and self.server.alive()
+        handle = self.server.handle
+        newer = handle is not None and handle.generation > intent.generation
+        done = how == "adopted" and newer and handle is not None and handle.spec.argv == intent.plan.after.argv
         text = "found done after a restart of the daemon" if done else "interrupted: the daemon was restarted"
         return Outcome(
             target=self.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -14,6 +14,7 @@ from diagnose.model.knowledge import Knowledge
 from diagnose.model.remedy import Budget, Mode, Remedy, Risk, ServerRestart
 from diagnose.model.rule import Rule
 
+_PROOF_AGE = timedelta(minutes=10)
 _PROOF = ("exit", "probe", "stall")
 """What shows, beside a log line, that the server is not well."""
 
@@ -66,7 +67,7 @@ def holds(
         yield Hold(reason="untrusted")
     if not incident.findings[0].fresh or incident.attempt != target.generation:
         yield Hold(reason="stale")
-    if not _corroborated(rule, remedy, target):
+    if not _corroborated(rule, remedy, target, incident):
         yield Hold(reason="uncorroborated", detail=", ".join((rule and rule.corroborate) or _PROOF))
     if incident.tries and (free := incident.tries[-1].at + remedy.cooldown) > now:
         yield Hold(reason="cooldown", until=free)
@@ -93,12 +94,13 @@ def _limit(policy: Policy, remedy: Remedy, target: Target) -> Mode | None:
     return None if mode is Mode.AUTO else mode
 
 
-def _corroborated(rule: Rule | None, remedy: Remedy, target: Target) -> bool:
-    """A line in a log alone never restarts a healthy server."""
+def _corroborated(rule: Rule | None, remedy: Remedy, target: Target, incident: Incident) -> bool:
+    """A line in a log alone never restarts a healthy server, and proof of long ago proves nothing now."""
     if remedy.risk is Risk.HARMLESS:
         return True
     kinds = (rule.corroborate if rule and rule.corroborate else ()) or _PROOF
-    return any(kind in target.seen for kind in kinds)
+    since = incident.first_seen - _PROOF_AGE
+    return any(kind in target.seen and target.seen[kind] >= since for kind in kinds)
 
 
 def _spent(policy: Policy, remedy: Remedy, target: Target, incident: Incident, now: datetime) -> Hold | None:

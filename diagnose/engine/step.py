@@ -17,7 +17,7 @@ from diagnose.engine.targets import Target
 from diagnose.engine.verify import Verdict
 from diagnose.launch.overlays import drop
 from diagnose.launch.spec import change
-from diagnose.model.effect import Effect, Perform, SaveIncident
+from diagnose.model.effect import Effect, KnownGood, Perform, SaveIncident
 from diagnose.model.finding import Finding
 from diagnose.model.incident import Incident, Intent, Plan, Try
 from diagnose.model.incident import State as Stands
@@ -301,6 +301,7 @@ class _Turn:
             if one.target == target.name
         )
         if calm and self.now - target.since >= self.policy.stable_after:
+            self.effects.append(KnownGood(target=target.name, at=self.now))
             return msgspec.structs.replace(target, good=target.overlays)
         return target
 

@@ -180,7 +180,9 @@ def _answered(target: Target, result: ProbeResult) -> Told:
     if result.answer == "busy" or not target.ready_at:
         return Told(target=target, signals=(signal,))
     bad = target.bad_answers + 1
-    target = msgspec.structs.replace(target, bad_answers=bad, seen={**target.seen, "probe": result.at})
+    target = msgspec.structs.replace(target, bad_answers=bad)
+    if bad >= _BAD_TO_DEGRADE:
+        target = msgspec.structs.replace(target, seen={**target.seen, "probe": result.at})
     if target.phase == "ready" and bad >= _BAD_TO_DEGRADE:
         told = _phase(target, "degraded", result.at, signal.evidence.text)
         return msgspec.structs.replace(told, signals=(signal,))

@@ -36,4 +36,11 @@ class PhaseChanged(msgspec.Struct, frozen=True, kw_only=True, tag="phase"):
     stage: str = ""
 
 
-Effect = SaveIncident | Perform | PhaseChanged
+class KnownGood(msgspec.Struct, frozen=True, kw_only=True, tag="good"):
+    """The present settings have stood well for long: a rollback goes back to them."""
+
+    target: str
+    at: datetime
+
+
+Effect = SaveIncident | Perform | PhaseChanged | KnownGood

@@ -19,8 +19,8 @@ _NO_LOG = re.compile(
 )
 _TOKEN = re.compile(r"\[!?\]?[^\]]*\]|.")
 _DEEPEST = 4
-_SETTLE = timedelta(seconds=1)
-"""A folder's change time may be too coarse to show a second change soon after the first."""
+_SETTLED = 2.0
+"""Seconds after which a change of a folder must have changed its time, however coarse that is."""
 
 _RESCAN = timedelta(seconds=1)
 
@@ -68,8 +68,8 @@ class Name(NamedTuple):
 class Watch:
     """One folder (its logs, four levels deep) or one pattern (``*``, ``?``, ``[...]``, ``**``).
 
-    The names are read anew when a folder's change time moves, for a second after that, and once a
-    second in any case.
+    The names are read anew when a folder's change time moves, for two seconds after that, and once
+    a second in any case.
     """
 
     def __init__(self, pattern: str, is_log: Callable[[str], bool], *, label: str | None = None) -> None:
@@ -82,7 +82,6 @@ class Watch:
         self.current: tuple[Name, ...] = ()
         self._stamps: dict[str, int] = {}
         self._scanned: datetime | None = None
-        self._changed: datetime | None = None
         self.problems: dict[str, OSError] = {}
         self.was_there = False
 
@@ -94,12 +93,10 @@ class Watch:
         return self.current
 
     def _must_scan(self, now: datetime) -> bool:
+        if self._scanned is None or not timedelta(0) <= now - self._scanned < _RESCAN:
+            return True
         stamps = {folder: _stamp(folder) for folder in self._stamps}
-        if stamps != self._stamps or self._changed is None or now < self._changed:
-            self._changed = now
-        return (
-            self._scanned is None or not timedelta(0) <= now - self._scanned < _RESCAN or now - self._changed < _SETTLE
-        )
+        return stamps != self._stamps or now.timestamp() - max(stamps.values()) / 1e9 < _SETTLED
 
     def _scan(self) -> None:
         self._stamps, self.problems = {}, {}

@@ -372,7 +372,7 @@ HAPPENINGS = st.lists(
 
 
 @given(HAPPENINGS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_whatever_happens_the_brakes_hold(happenings):
     world = World()
     world.start()
