@@ -195,6 +195,11 @@ class Follow:
         return self.size
 
     @property
+    def was_read(self) -> bool:
+        """Whether anything of it was read, now or before a truncation."""
+        return self.read_to > 0 or self.before is not None
+
+    @property
     def read_to(self) -> int:
         """Up to which byte it was looked at."""
         return self.offset + len(self.partial)
@@ -293,7 +298,7 @@ class Follow:
         if was_truncated and before is not None:
             if before.is_kept_in(self.fd):
                 self.go_on_behind_former(other)
-            elif self.size <= before.offset:
+            elif self.size <= before.offset and not self._doubts:
                 self.copy_of, self.skip_to = None, self.size
             else:
                 self.rewind()

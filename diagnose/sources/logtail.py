@@ -13,11 +13,11 @@ after a crash, but none is lost: at least once, by design.
 
 **What is not.** What is truncated or deleted between two polls is gone, for everybody; a refill
 that agrees with the old content (see `diagnose.sources.follow`) passes for growth; a copy made by
-`copytruncate` is known by its content and by a name like ``api.log.1`` or ``api-20250902.log``, under
-another name it is a new file.
+`copytruncate` is known by its content, by a name like ``api.log.1`` or ``api-20250902.log``, and by an
+original that was read before: any other is a new file.
 """
 
-# ruff: noqa: PTH116, PTH119
+# ruff: noqa: PTH112, PTH116, PTH119, PTH120
 # a poll asks for dozens of files a hundred times a second: plain strings, no Path objects
 
 from __future__ import annotations
@@ -135,9 +135,11 @@ class LogTail:
             now: The present (aware, UTC).
         """
         self._out, self._failing = [], set()
-        self._began = self._began or now
         found = self._look(now)
         self._meet(found, now)
+        if self._began is None:
+            self._began = now
+            self._forget_deleted(found)
         self._read(now)
         self._rename(found)
         self._let_go(now)
@@ -165,9 +167,8 @@ class LogTail:
         return found
 
     def _tell_missing(self, now: datetime, watch: Watch, path: str, problem: OSError) -> None:
-        assert self._began is not None  # noqa: S101 - poll has set it
         never = isinstance(problem, FileNotFoundError) and not watch.was_there
-        if not never or now - self._began >= _MISSING:
+        if not never or now - (self._began or now) >= _MISSING:
             self._tell(now, path, problem)
 
     def _meet(self, found: _Found, now: datetime) -> None:
@@ -187,6 +188,15 @@ class LogTail:
                 self._decide_copy(file, truncated, now)
         for file in truncated:
             self._give(file, file.forgotten(), now)
+
+    def _forget_deleted(self, found: _Found) -> None:
+        """Drop what has gone while nobody watched: its inode number will be given out again.
+
+        Where the folder itself is missing (not mounted yet?) nothing is known, and all is kept.
+        """
+        for key, one in tuple(self._memory.items()):
+            if key not in found and os.path.isdir(os.path.dirname(one.path)):
+                del self._memory[key]
 
     def _first_sight(self, found: _Found) -> None:
         """Note how much was there before the first watch of each pattern."""
@@ -263,7 +273,7 @@ class LogTail:
             originals = [
                 other
                 for other in self._files.values()
-                if other is not file and other.fd >= 0 and _named_like_copy(file, other)
+                if other is not file and other.fd >= 0 and other.was_read and _named_like_copy(file, other)
             ]
             agreeing = [
                 (length, former, other)

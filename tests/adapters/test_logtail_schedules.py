@@ -132,6 +132,9 @@ class Schedule(RuleBasedStateMachine):
         path = self.folder / name
         if not path.exists() or not path.stat().st_size:
             return
+        self.poll(0.01)  # the original must have been seen before its copy
+        if self.whole(path):
+            self.append(path, refill // 2, 0)
         copy = self.folder / f"{name}.copy-{next(self.count)}"
         shutil.copyfile(path, copy)
         if seen:
