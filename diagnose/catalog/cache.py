@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from diagnose.engine.match import Matcher
+from diagnose.engine.match import Matcher, fingerprint
 from diagnose.model import codec
 from diagnose.model.knowledge import Knowledge
 
@@ -25,7 +25,7 @@ _KEPT = 12
 
 def matcher(knowledge: Knowledge) -> Matcher:
     """Make the matcher of this knowledge, in this machine's time zone, from the kept database if there is one."""
-    name = f"{_machine()}-{knowledge.digest}.hsdb"
+    name = f"{_machine()}-{fingerprint(knowledge)}.hsdb"
     database = _read(name)
     zone = datetime.now(timezone.utc).astimezone().tzinfo or timezone.utc
     made = Matcher(knowledge, zone=zone, database=database)

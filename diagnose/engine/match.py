@@ -7,8 +7,9 @@ a warning or error record: it may be the second line of somebody's prompt.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone, tzinfo
 
 import msgspec
@@ -18,7 +19,7 @@ from diagnose.engine.lines import Line, take_apart
 from diagnose.engine.scan import CHUNK_BYTES, Engine, scanner
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.observation import Hit, LogLines, LogMatch
-from diagnose.model.rule import CLEARING_LEAF, When, pattern_leaves
+from diagnose.model.rule import CLEARING_LEAF, When
 
 _MOST_LINE = 1 << 20
 _MOST_BACK = 200
@@ -64,20 +65,31 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True):
         tail: The last lines, at most 64 KiB: blocks and dates reach back into them.
         at: The last date seen.
         starts: Start marks so far.
+        attempt: The start that `told` belongs to.
+        told: Patterns that tell nothing new when they match again in the same start.
     """
 
     tail: bytes = b""
     at: datetime | None = None
     starts: int = 0
+    attempt: int = 0
+    told: frozenset[int] = frozenset()
 
 
-class _Leaf(msgspec.Struct, frozen=True):
-    rule_id: str
-    number: int
+class _Pattern(msgspec.Struct, frozen=True):
+    """What is searched for once, whoever asks for it."""
+
     pattern: str
     unless: str | None
     streams: tuple[str, ...]
     levels: tuple[str, ...]
+
+
+class _Asked(msgspec.Struct):
+    """Who asks for a pattern, and whether one match in a start tells them all."""
+
+    hits: list[tuple[str, int]]
+    once: bool = True
 
 
 class _Above(msgspec.Struct, frozen=True):
@@ -106,9 +118,12 @@ class Matcher:
             database: What `dump` gave for the same knowledge.
         """
         self._zone = zone
-        self._leaves = list(_leaves(knowledge))
+        asked = _asked(knowledge)
+        self._patterns = list(asked)
+        self._asked = list(asked.values())
         self._confirm: dict[str, re2.Pattern] = {}
-        patterns = [*(leaf.pattern for leaf in self._leaves), _ERROR_HINT]
+        self._barred: dict[str, frozenset[int]] = {}
+        patterns = _texts(self._patterns)
         self._error_number = len(patterns) - 1
         self._scanner = scanner(patterns, engine=engine, database=database)
 
@@ -126,21 +141,39 @@ class Matcher:
         reader = _Reader(self, lines, carry)
         matches = list(reader.read())
         tail = (carry.tail + lines.data)[-_BLOCK_BYTES:]
-        return matches, Carry(tail=tail, at=reader.at, starts=reader.starts)
+        carry = Carry(
+            tail=tail, at=reader.at, starts=reader.starts, attempt=reader.attempt, told=frozenset(reader.told)
+        )
+        return matches, carry
 
-    def hits(self, line: Line, numbers: frozenset[int], stream: str) -> Iterator[tuple[Hit, int]]:
-        """Confirm rough hits: yield the real ones with the place in the line's text where they begin."""
+    def hits(self, line: Line, numbers: frozenset[int]) -> Iterator[tuple[int, Mapping[str, str], int]]:
+        """Confirm rough hits: yield the real ones with their labels and where in the line's text they begin."""
         zones = _user_zones(line.text)
         for number in sorted(numbers - {self._error_number}):
-            leaf = self._leaves[number]
-            if not _eligible(leaf, line, stream):
+            pattern = self._patterns[number]
+            if pattern.levels and line.level and line.level not in pattern.levels:
                 continue
-            found = self._search(leaf.pattern, line)
+            found = self._search(pattern.pattern, line)
             if found is None or any(start <= found[1] < end for start, end in zones):
                 continue
-            if leaf.unless and self._search(leaf.unless, line):
+            if pattern.unless and self._search(pattern.unless, line):
                 continue
-            yield Hit(leaf.rule_id, leaf.number, found[0]), found[1]
+            yield number, found[0], found[1]
+
+    def asked(self, number: int) -> Sequence[tuple[str, int]]:
+        """Return who asked for a pattern: rule or mark, and its leaf."""
+        return self._asked[number].hits
+
+    def barred(self, stream: str) -> frozenset[int]:
+        """Return the patterns that do not count in a kind of log."""
+        if stream not in self._barred:
+            pairs = enumerate(zip(self._patterns, self._asked, strict=True))
+            self._barred[stream] = frozenset(n for n, (one, asked) in pairs if not _counts_in(one, asked, stream))
+        return self._barred[stream]
+
+    def once(self, number: int) -> bool:
+        """Say whether one match of a pattern in a start tells all."""
+        return self._asked[number].once
 
     def _search(self, pattern: str, line: Line) -> tuple[Mapping[str, str], int] | None:
         """Search the message, then the whole text; return the named groups and where it begins."""
@@ -181,27 +214,33 @@ class _Reader:
         self.data = carry.tail + lines.data
         self.offset = len(carry.tail)
         self.at, self.starts = carry.at, carry.starts
+        self.attempt = lines.generation or carry.starts + 1
+        self.barred = matcher.barred(lines.stream)
+        self.told = set(carry.told) if carry.attempt == self.attempt else set()
         self._above: dict[int, _Above] = {}
 
     def read(self) -> Iterator[LogMatch]:
         counted, number = 0, self.lines.first_line
         data = self.lines.data
-        for start, stop, numbers in self.matcher.lines(data):
+        for start, stop, rough in self.matcher.lines(data):
             number += data.count(b"\n", counted, start)
             counted = start
+            numbers = rough - self.barred - self.told
+            if not numbers:
+                continue
             match = self._match(start + self.offset, stop + self.offset, number, numbers)
             if match:
                 yield match
 
     def _match(self, start: int, stop: int, number: int, numbers: frozenset[int]) -> LogMatch | None:
         line = self._line(start, min(stop, start + _MOST_LINE))
-        found = list(self.matcher.hits(line, numbers, self.lines.stream))
+        found = list(self.matcher.hits(line, numbers))
         above: _Above | None = None
         if not line.prefixed and (found or self.matcher.may_be_error(numbers)):
             above = self._look_above(start, stop)
             if self._is_payload(above):
                 return None
-        hits = [hit for hit, _ in found]
+        hits = [Hit(rule_id, leaf, labels) for one, labels, _ in found for rule_id, leaf in self.matcher.asked(one)]
         if self.matcher.may_be_error(numbers):
             hits += _error_hits(line, above)
         if not hits:
@@ -210,7 +249,10 @@ class _Reader:
         at, dated = self._date(line, above, stop)
         if any(hit.rule_id == "@start" for hit in hits):
             self.starts += 1
-        place = min((place for _, place in found), default=0)
+            self.attempt = self.lines.generation or self.starts + 1
+            self.told = set()
+        self.told |= {one for one, _, _ in found if self.matcher.once(one)}
+        place = min((place for _, _, place in found), default=0)
         return LogMatch(
             target=self.lines.target,
             source=self.lines.source,
@@ -218,7 +260,7 @@ class _Reader:
             line=number,
             at=at,
             dated=dated,
-            attempt=self.lines.generation or self.starts + 1,
+            attempt=self.attempt,
             text=_around(line.text, place),
             level=line.level,
             hits=tuple(hits),
@@ -284,26 +326,54 @@ class _Reader:
         return None
 
 
-def _leaves(knowledge: Knowledge) -> Iterator[_Leaf]:
+def fingerprint(knowledge: Knowledge) -> str:
+    """Name the patterns that a matcher of this knowledge scans for: what its `Matcher.dump` fits."""
+    return hashlib.sha256("\0".join(_texts(_asked(knowledge))).encode()).hexdigest()[:32]
+
+
+def _texts(patterns: Iterable[_Pattern]) -> list[str]:
+    return [*(one.pattern for one in patterns), _ERROR_HINT]
+
+
+def _asked(knowledge: Knowledge) -> dict[_Pattern, _Asked]:
+    """Gather the patterns of all marks and rules; the same one asked for twice is searched for once.
+
+    A mark, and what a rule wants absent, tell nothing new by a second match in the same start: of an access
+    log with a million good answers the first is enough.
+    """
+    asked: dict[_Pattern, _Asked] = {}
+
+    def ask(pattern: _Pattern, rule_id: str, leaf: int, *, once: bool) -> None:
+        one = asked.setdefault(pattern, _Asked([]))
+        one.hits.append((rule_id, leaf))
+        one.once = one.once and once
+
     for name, mark in knowledge.marks.items():
-        yield _Leaf(name.partition(".")[0], 0, mark.pattern, None, mark.streams, ())
+        base = name.partition(".")[0]
+        ask(_Pattern(mark.pattern, None, mark.streams, ()), base, 0, once=base not in {"@start", "@measured"})
     for rule in knowledge.rules.values():
-        for number, when in enumerate(pattern_leaves(rule.when)):
-            yield _leaf(rule.id, number, when)
+        for number, (when, absent) in enumerate(_leaves(rule.when, absent=False)):
+            pattern = _Pattern(when.pattern or "", when.unless, when.streams, when.levels)
+            ask(pattern, rule.id, number, once=absent)
         if rule.clears.pattern:
-            yield _Leaf(rule.id, CLEARING_LEAF, rule.clears.pattern, None, (), ())
+            ask(_Pattern(rule.clears.pattern, None, (), ()), rule.id, CLEARING_LEAF, once=False)
+    return asked
 
 
-def _leaf(rule_id: str, number: int, when: When) -> _Leaf:
-    return _Leaf(rule_id, number, when.pattern or "", when.unless, when.streams, when.levels)
+def _leaves(when: When, *, absent: bool) -> Iterator[tuple[When, bool]]:
+    """Yield the leaves with a pattern, in the order of `pattern_leaves`, and whether they are to be absent."""
+    if when.pattern:
+        yield when, absent
+    for child in (*when.all, *when.any, *when.sequence):
+        yield from _leaves(child, absent=absent)
+    if when.absent:
+        yield from _leaves(when.absent, absent=True)
 
 
-def _eligible(leaf: _Leaf, line: Line, stream: str) -> bool:
-    if leaf.levels and line.level and line.level not in leaf.levels:
-        return False
-    if stream == "unknown" and not leaf.rule_id.startswith("@"):
+def _counts_in(pattern: _Pattern, asked: _Asked, stream: str) -> bool:
+    if stream == "unknown" and not asked.hits[0][0].startswith("@"):
         return True
-    return stream in leaf.streams if leaf.streams else stream != "data"
+    return stream in pattern.streams if pattern.streams else stream != "data"
 
 
 def _segment(raw: bytes) -> bytes:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import re2
 
 CHUNK_BYTES = 256 * 1024
-MOST_HITS = 400
+MOST_HITS = 100
 """Hits of one pattern in one chunk; in a storm the rest tells nothing new."""
 
 Engine = Literal["auto", "hyperscan", "re2"]

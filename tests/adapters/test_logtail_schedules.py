@@ -204,5 +204,9 @@ class Schedule(RuleBasedStateMachine):
 
 TestWhateverHappensEachLineIsGivenOutOnce = Schedule.TestCase
 TestWhateverHappensEachLineIsGivenOutOnce.settings = settings(
-    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=200,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
 )
