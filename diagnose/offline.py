@@ -12,13 +12,16 @@ from diagnose.engine.match import Carry, Matcher
 from diagnose.engine.templates import Template, mine
 from diagnose.model.incident import Incident
 from diagnose.model.knowledge import Knowledge
-from diagnose.model.observation import LogMatch
+from diagnose.model.observation import LogLines, LogMatch
 from diagnose.profiles import fastdeploy
 from diagnose.report.build import Scanned
 from diagnose.sources.logfiles import open_logs
 
 _MOST_MATCHES = 200_000
 """Matched lines kept in memory; a log with more trouble than that has been told enough."""
+
+_TEXT_BYTES = 32 * 1024
+"""So much of a file is looked at to tell whether it is a model's answer."""
 
 Progress = Callable[[int, int], None]
 
@@ -51,17 +54,20 @@ def diagnose(
     began = time.monotonic()
     logs = open_logs(tuple(paths), target=target, stream_of=fastdeploy.stream_of, is_log=fastdeploy.is_log)
     matches: list[LogMatch] = []
+    texts: list[LogLines] = []
     files = read = lines = 0
     for log in logs:
         files += 1
         carry = Carry()
         for piece in log.chunks():
+            if log.stream == "unknown" and piece.first_line == 1:
+                texts.append(msgspec.structs.replace(piece, data=piece.data[:_TEXT_BYTES]))
             found, carry = matcher.scan(piece, carry)
             matches += found[: _MOST_MATCHES - len(matches)]
             read += len(piece.data)
             lines += piece.data.count(b"\n")
             progress(read, max(logs.size, read))
-    seen = examine.examine(matches, knowledge)
+    seen = examine.examine(matches, knowledge, texts)
     return Examined(
         incidents=seen.incidents,
         scanned=Scanned(files=files, bytes=read, lines=lines, seconds=round(time.monotonic() - began, 3)),

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import re2
+import yaml
 
 from diagnose import __version__
 from diagnose.catalog import cache, yamlfile
@@ -18,7 +20,7 @@ from diagnose.errors import ConfigError, RuleFileError
 from diagnose.model import codec
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.remedy import Remedy
-from diagnose.model.rule import Rule
+from diagnose.model.rule import Rule, When
 from diagnose.profiles import fastdeploy
 
 HOST_FOLDERS = (Path("/etc/diagnose/rules.d"), Path("/etc/diagnose/remedies.d"))
@@ -133,7 +135,45 @@ def _items(path: Path) -> Iterator[Rule | Remedy]:
                     hint="Give each its own",
                 )
             seen.add(item.id)
+            if isinstance(item, Rule):
+                _refuse_bad_patterns(item, place, path)
             yield item
+
+
+def _refuse_bad_patterns(rule: Rule, node: yaml.Node, path: Path) -> None:
+    """Say now what RE2 would say at the first hit, in the middle of somebody's night."""
+    for place, pattern in [*_patterns(rule.when, "$.when"), ("$.clears.pattern", rule.clears.pattern)]:
+        if pattern and (wrong := _wrong_with(pattern)):
+            where = yamlfile.place_of(node, place).start_mark
+            raise RuleFileError(
+                path=str(path), line=where.line + 1, column=where.column + 1, problem=wrong[0], hint=wrong[1]
+            )
+
+
+def _wrong_with(pattern: str) -> tuple[str, str] | None:
+    """Return what is wrong with a pattern, and the cure."""
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        compiled = re2.compile(pattern, options=options)
+    except re2.error as problem:
+        said = problem.args[0] if problem.args else problem
+        told = said.decode() if isinstance(said, bytes) else said
+        hint = "Write it in RE2's syntax: no look-around, back-references or possessive repeats"
+        return f"the pattern cannot be used: {told}", hint
+    if compiled.search(""):
+        return "the pattern matches every line, as it may be empty", "Anchor it on fixed words"
+    return None
+
+
+def _patterns(when: When, place: str) -> Iterator[tuple[str, str | None]]:
+    yield f"{place}.pattern", when.pattern
+    yield f"{place}.unless", when.unless
+    for knot in ("all", "any", "sequence"):
+        for number, child in enumerate(getattr(when, knot)):
+            yield from _patterns(child, f"{place}.{knot}[{number}]")
+    if when.absent:
+        yield from _patterns(when.absent, f"{place}.absent")
 
 
 def _overridden(item: T, name: str, fields: Mapping[str, str]) -> T:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timezone
 
 import msgspec
 
-from diagnose.engine import attempts, correlate, incidents, window
+from diagnose.engine import attempts, correlate, incidents, repetition, signals, window
 from diagnose.engine.correlate import Group
+from diagnose.engine.lines import take_apart
+from diagnose.engine.signals import Signal
 from diagnose.model.finding import Evidence, Finding
 from diagnose.model.incident import Incident, State
 from diagnose.model.knowledge import Knowledge
-from diagnose.model.observation import LogMatch
+from diagnose.model.observation import LogLines, LogMatch
 from diagnose.model.rule import Severity
 
 UNKNOWN = "unknown"
+
+_MOST_LINES = 400
+_PROOF_CHARS = 300
 
 
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,24 +35,49 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     unexplained: tuple[LogMatch, ...]
 
 
-def examine(matches: Sequence[LogMatch], knowledge: Knowledge) -> Examined:
+def examine(matches: Sequence[LogMatch], knowledge: Knowledge, texts: Sequence[LogLines] = ()) -> Examined:
     """Diagnose matched lines of any number of files of one target.
 
     Args:
         matches: In the order of their files and lines.
+        texts: The beginnings of files whose names say nothing: one may be a model's answer, not a log.
     """
     numbered = attempts.number(matches)
     in_time = sorted(numbered, key=lambda match: (match.attempt, match.at))
-    _, findings = window.feed(window.Windows(), knowledge, in_time)
+    told = {match.source for match in matches}
+    answers = [_answer(text) for text in texts if text.source not in told and _is_prose(text)]
+    _, findings = window.feed(window.Windows(), knowledge, [*in_time, *answers])
     unexplained = tuple(match for match in in_time if _unexplained(match, knowledge))
     newest = max((match.attempt for match in in_time), default=1)
-    told: list[Incident] = []
+    found: list[Incident] = []
     for attempt in range(newest, 0, -1):
         lines = [match for match in in_time if match.attempt == attempt]
         own = [finding for finding in findings if finding.attempt == attempt]
         state = State.OPEN if attempt == newest else State.HISTORY
-        told += _of_attempt(lines, own, knowledge, state)
-    return Examined(incidents=tuple(told), unexplained=unexplained)
+        found += _of_attempt(lines, own, knowledge, state)
+    return Examined(incidents=tuple(found), unexplained=unexplained)
+
+
+def _is_prose(text: LogLines) -> bool:
+    """Say whether no logger wrote any of these lines."""
+    lines = text.data.splitlines()[:_MOST_LINES]
+    return bool(lines) and not any(take_apart(one, zone=timezone.utc, reference=text.read_at).prefixed for one in lines)
+
+
+def _answer(text: LogLines) -> Signal:
+    """Score a text that is no log, as a probe's completion is scored."""
+    words = text.data.decode("utf-8", errors="replace")
+    proof = next((line for line in words.splitlines() if line.strip()), "")[:_PROOF_CHARS]
+    signal = signals.of_event(
+        target=text.target,
+        attempt=1,
+        at=text.read_at,
+        name="text.answer",
+        labels={"repetitive": str(repetition.score(words) >= signals.REPETITIVE).lower()},
+        text=proof,
+    )
+    evidence = Evidence(source=text.source, line=text.first_line, at=text.read_at, text=proof, dated=False)
+    return msgspec.structs.replace(signal, evidence=evidence)
 
 
 def _of_attempt(

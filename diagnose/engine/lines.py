@@ -35,6 +35,12 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]")
+_COLOURS_IN_BYTES = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]")
+_SYSLOG = re.compile(
+    rb"(?:<\d{1,3}>)?(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S{1,40})"
+    rb" \S{1,255} \S{1,255}: "
+)
+_MOST_PIECES = 400
 _LEVELS = {
     "I": "INFO",
     "W": "WARNING",
@@ -60,11 +66,15 @@ _TRANSPORTS = tuple(
         rf"(?P<iso>{_DAY}T{_TIME}{_ZONE})\s(?:stdout|stderr)\s[FP]\s",  # container runtime
         rf"(?P<iso>{_DAY}T{_TIME}{_ZONE})\s[\w.-]+\s[^\s:\[\]]+(?:\[\d+\])?:\s",  # journald, short-iso
         rf"(?P<iso>{_DAY}T{_TIME}{_ZONE})\s(?=\S)",  # docker, kubectl --timestamps
-        r"(?P<mon>[A-Z][a-z]{2})\s+(?P<dom>\d{1,2})\s(?P<clock>\d\d:\d\d:\d\d(?:\.\d+)?)\s[\w.-]+\s"
-        r"[^\s:\[\]]+(?:\[\d+\])?:\s",  # syslog, journald
+        (
+            r"(?P<mon>[A-Z][a-z]{2})\s+(?P<dom>\d{1,2})\s(?P<clock>\d\d:\d\d:\d\d(?:\.\d+)?)\s[\w.-]+\s"
+            r"[^\s:\[\]]+(?:\[\d+\])?:\s"
+        ),  # syslog, journald
         r"\[\s*\d{1,9}\.\d{1,6}\](?:\[\s*[TC]\d+\])?\s",  # dmesg
-        r"\[[A-Z][a-z]{2}\s(?P<mon>[A-Z][a-z]{2})\s+(?P<dom>\d{1,2})\s(?P<clock>\d\d:\d\d:\d\d)\s"
-        r"(?P<year>\d{4})\]\s",  # dmesg -T
+        (
+            r"\[[A-Z][a-z]{2}\s(?P<mon>[A-Z][a-z]{2})\s+(?P<dom>\d{1,2})\s(?P<clock>\d\d:\d\d:\d\d)\s"
+            r"(?P<year>\d{4})\]\s"
+        ),  # dmesg -T
         r"kernel:\s",
         r"\([\w.:-]+(?:\s[\w.:-]+)*\spid=\d+[^)]{0,80}\)\s",  # vLLM, Ray
         r"\[rank\d+\]:\s?",  # torch
@@ -82,13 +92,46 @@ _LOGGERS = tuple(
         rf"LAUNCH\s(?P<level>{_LEVEL})\s(?P<day>{_DAY})\s(?P<clock>{_TIME})\s",
         r"\[?(?P<level>[IWEF])(?P<md>\d{4})\s(?P<clock>\d\d:\d\d:\d\d\.\d+)\s+(?:\d+\s+)?[\w./-]+:\d+\]\s?",  # glog
         rf"(?P<level>{_LEVEL})\s(?P<md>\d\d-\d\d)\s(?P<clock>{_TIME})\s\[?[\w./-]+:\d+\]\s?",  # vLLM
-        rf"\[?(?P<day>{_DAY})[T\s](?P<clock>{_TIME})(?P<zone>{_ZONE})?\]?[\s|,:-]+"
-        rf"(?:[\w./]+(?:\[line:\d+\]|:\d+)?\s*-\s*)?\[?(?P<level>{_LEVEL})\b\]?[\s|:-]*",
+        (
+            rf"\[?(?P<day>{_DAY})[T\s](?P<clock>{_TIME})(?P<zone>{_ZONE})?\]?[\s|,:-]+"
+            rf"(?:[\w./]+(?:\[line:\d+\]|:\d+)?\s*-\s*)?\[?(?P<level>{_LEVEL})\b\]?[\s|:-]*"
+        ),
         rf"\[?(?P<day>{_DAY})[T\s](?P<clock>{_TIME})(?P<zone>{_ZONE})?\]?[\s|,:-]*",
         rf"(?P<level>{_LEVEL}):\s+",  # uvicorn
         rf"\[(?P<level>{_LEVEL})\]\s+",
     )
 )
+
+
+_BARE_LEVEL = re.compile(rf"\[?(?P<level>{_LEVEL})\b\]?[\s|:-]+")
+"""Counts behind a time only: alone it may be any word of a message."""
+
+
+def bare(data: bytes) -> bytes:
+    r"""Take colours and NUL bytes out of whole lines; the same object where there are none.
+
+    >>> bare(b"\x1b[31mERROR\x1b[0m  failed")
+    b'ERROR  failed'
+    """
+    if b"\x1b" in data:
+        data = _COLOURS_IN_BYTES.sub(b"", data)
+    return data.replace(b"\x00", b"") if b"\x00" in data else data
+
+
+def pieces(raw: bytes) -> list[bytes]:
+    r"""Split a raw line where a bar wrote over itself, and where syslog joined lines; never empty.
+
+    Of a line with very many pieces the last 400 are given.
+
+    >>> pieces(b"Loading:  10%\rLoading:  20%\r\n")
+    [b'Loading:  10%', b'Loading:  20%']
+    """
+    raw = raw.rstrip(b"\r\n")
+    if b"\r" in raw:
+        return [piece for piece in raw.split(b"\r")[-_MOST_PIECES:] if piece] or [raw]
+    if b"#012" in raw and _SYSLOG.match(raw):
+        return raw.split(b"#012")[:_MOST_PIECES]
+    return [raw]
 
 
 def take_apart(raw: bytes, *, zone: tzinfo, reference: datetime) -> Line:
@@ -110,6 +153,8 @@ def take_apart(raw: bytes, *, zone: tzinfo, reference: datetime) -> Line:
         text = text[carried.end() :]
     text = text.rstrip("\r\n")
     prefix = next((found for one in _LOGGERS if (found := one.match(text))), None)
+    if prefix is None and at:
+        prefix = _BARE_LEVEL.match(text)
     if prefix is None:
         return Line(text=text, message=text, level=None, at=at, prefixed=False)
     named = prefix.groupdict().get("level")

@@ -15,8 +15,9 @@ from datetime import datetime, timezone, tzinfo
 import msgspec
 import re2
 
-from diagnose.engine.lines import Line, take_apart
-from diagnose.engine.scan import CHUNK_BYTES, Engine, scanner
+from diagnose.engine.blocks import block_of
+from diagnose.engine.lines import Line, bare, pieces, take_apart
+from diagnose.engine.scan import CHUNK_BYTES, SHAPE, Engine, scanner
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.observation import Hit, LogLines, LogMatch
 from diagnose.model.rule import CLEARING_LEAF, When
@@ -39,8 +40,6 @@ _ERROR_HINT = (
 _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failure|Timeout|Warning)(?::|$)")
 _NO_ERROR = re.compile(r"\w*Warning:|(?:KeyboardInterrupt|SystemExit)\b")
 _FATAL = re.compile(r"terminate called|FatalError:|Fatal Python error|.{0,200}panicked at ")
-_HEADER = re.compile(r"Traceback \(most recent call last\)|C\+\+ Traceback \(most recent call last\)")
-_RULER = re.compile(r"-{20,}$|Error Message Summary:$")
 
 _ZONE = re.compile(
     r"""(?ix)
@@ -54,8 +53,8 @@ _ZONE = re.compile(
 _NEAR = 20
 """An error body this close behind an opener is the server's own word: ``response: {"error": ...``."""
 
-_ERROR_BODY = re.compile(r"""["'](?:error|object|detail)["']\s*:""")
-_ACCESS = re.compile(r"""["'](?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS)\s(\S.*?)\sHTTP/\d(.*)$""")
+_ERROR_BODY = re.compile(r"""\{\s*["'](?:error["']\s*:|object["']\s*:\s*["']error["']|detail["']\s*:)""", re.IGNORECASE)
+_ACCESS = re.compile(r"""["'](?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS)\s(\S.*?)\sHTTP/\d(?:\.\d)?["']?(.*)$""")
 
 
 class Carry(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,11 +92,16 @@ class _Asked(msgspec.Struct):
 
 
 class _Above(msgspec.Struct, frozen=True):
-    """What stands above a line: the record that it continues, and the block that it ends."""
+    """What stands above a line: the record that it continues, the nearest date, the block that it ends.
+
+    Attributes:
+        lost: The record lies further up than anyone looks.
+    """
 
     record: Line | None
     at: datetime | None
     block: tuple[str, ...]
+    lost: bool = False
 
 
 class Matcher:
@@ -138,9 +142,12 @@ class Matcher:
             lines: The next piece of a file.
             carry: From the piece before; `Carry` for the first.
         """
+        data = bare(lines.data)
+        if data is not lines.data:
+            lines = msgspec.structs.replace(lines, data=data)
         reader = _Reader(self, lines, carry)
         matches = list(reader.read())
-        tail = (carry.tail + lines.data)[-_BLOCK_BYTES:]
+        tail = (carry.tail + data)[-_BLOCK_BYTES:]
         carry = Carry(
             tail=tail, at=reader.at, starts=reader.starts, attempt=reader.attempt, told=frozenset(reader.told)
         )
@@ -153,10 +160,8 @@ class Matcher:
             pattern = self._patterns[number]
             if pattern.levels and line.level and line.level not in pattern.levels:
                 continue
-            found = self._search(pattern.pattern, line)
-            if found is None or any(start <= found[1] < end for start, end in zones):
-                continue
-            if pattern.unless and self._search(pattern.unless, line):
+            found = self._outside(pattern.pattern, line, zones)
+            if found is None or (pattern.unless and self._search(pattern.unless, line)):
                 continue
             yield number, found[0], found[1]
 
@@ -175,15 +180,28 @@ class Matcher:
         """Say whether one match of a pattern in a start tells all."""
         return self._asked[number].once
 
-    def _search(self, pattern: str, line: Line) -> tuple[Mapping[str, str], int] | None:
-        """Search the message, then the whole text; return the named groups and where it begins."""
+    def _outside(
+        self, pattern: str, line: Line, zones: Sequence[tuple[int, int]]
+    ) -> tuple[Mapping[str, str], int, int] | None:
+        """Search where no user wrote; what only begins there must also hold without the user's text."""
+        found = self._search(pattern, line)
+        for start, end in zones:
+            if found and start <= found[1] < end:
+                return None
+            if found and found[1] < start < found[2] and end == len(line.text):  # a path may be spanned
+                found = self._search(pattern, _cut(line, start))
+        return found
+
+    def _search(self, pattern: str, line: Line) -> tuple[Mapping[str, str], int, int] | None:
+        """Search the message, then the whole text; return the named groups, begin and end in the text."""
         if pattern not in self._confirm:
             self._confirm[pattern] = re2.compile(pattern)
         confirm = self._confirm[pattern]
         for text in (line.message, line.text) if line.prefixed else (line.text,):
             if found := confirm.search(text):
                 labels = {name: value for name, value in found.groupdict().items() if value is not None}
-                return labels, found.start() + len(line.text) - len(text)
+                before = len(line.text) - len(text)
+                return labels, found.start() + before, found.end() + before
         return None
 
     def take_apart(self, raw: bytes, reference: datetime) -> Line:
@@ -228,24 +246,43 @@ class _Reader:
             numbers = rough - self.barred - self.told
             if not numbers:
                 continue
-            match = self._match(start + self.offset, stop + self.offset, number, numbers)
+            yield from self._matches(start + self.offset, stop + self.offset, number, numbers)
+
+    def _matches(self, start: int, stop: int, number: int, numbers: frozenset[int]) -> Iterator[LogMatch]:
+        """Read one raw line; a bar that writes over itself, and syslog, put many pieces into one."""
+        parts = pieces(self.data[start : min(stop, start + _MOST_LINE)])
+        first = self.matcher.take_apart(parts[0], self.lines.read_at)
+        for place, part in enumerate(parts):
+            line = first if place == 0 else self.matcher.take_apart(part, self.lines.read_at)
+            found = list(self.matcher.hits(line, numbers))
+            if not found and not self.matcher.may_be_error(numbers):
+                continue
+            above = self._look_above(start, stop) if not line.prefixed or line.at is None else None
+            if above and place:
+                above = _Above(first if first.prefixed else above.record, first.at or above.at, above.block)
+            if above and not line.prefixed and self._is_payload(above):
+                continue
+            if place and _body_of(first.text) is not None:
+                break
+            match = self._match(line, found, above, number, stop, error=self.matcher.may_be_error(numbers))
             if match:
                 yield match
+                numbers -= {one for one, _, _ in found}
 
-    def _match(self, start: int, stop: int, number: int, numbers: frozenset[int]) -> LogMatch | None:
-        line = self._line(start, min(stop, start + _MOST_LINE))
-        found = list(self.matcher.hits(line, numbers))
-        above: _Above | None = None
-        if not line.prefixed and (found or self.matcher.may_be_error(numbers)):
-            above = self._look_above(start, stop)
-            if self._is_payload(above):
-                return None
+    def _match(
+        self,
+        line: Line,
+        found: Sequence[tuple[int, Mapping[str, str], int]],
+        above: _Above | None,
+        number: int,
+        stop: int,
+        *,
+        error: bool,
+    ) -> LogMatch | None:
         hits = [Hit(rule_id, leaf, labels) for one, labels, _ in found for rule_id, leaf in self.matcher.asked(one)]
-        if self.matcher.may_be_error(numbers):
-            hits += _error_hits(line, above)
+        hits += _error_hits(line, above) if error else []
         if not hits:
             return None
-        above = above or (self._look_above(start, stop) if line.at is None else None)
         at, dated = self._date(line, above, stop)
         if any(hit.rule_id == "@start" for hit in hits):
             self.starts += 1
@@ -273,8 +310,10 @@ class _Reader:
         if self.lines.stream not in _LOGGED:
             return False
         if above.record is None:
-            return self.lines.stream in {"data", "api", "access"}
-        return above.record.level not in _GRAVE and not above.block
+            return above.lost or self.lines.stream in {"data", "api", "access"}
+        if above.record.level in _GRAVE:
+            return False
+        return not above.block or _body_of(above.record.text) is not None
 
     def _date(self, line: Line, above: _Above | None, stop: int) -> tuple[datetime, bool]:
         at = line.at or (above.at if above else None) or self.at or self._look_below(stop)
@@ -283,42 +322,43 @@ class _Reader:
         return at or self.lines.read_at, at is not None
 
     def _look_above(self, start: int, stop: int) -> _Above:
-        """Walk up to the record that a bare line continues, noting the block on the way; bounded."""
+        """Walk up to the record that a bare line continues, and on to a date; note the block. Bounded."""
+        if start in self._above:
+            return self._above[start]
         passed: list[str] = []
-        at, header = start, -1
         record: Line | None = None
-        while at > 0 and len(passed) < _MOST_BACK and start - at < _BLOCK_BYTES:
+        date: datetime | None = None
+        at, walked = start, 0
+        while at > 0 and walked < _MOST_BACK and start - at < _BLOCK_BYTES:
             begin = self.data.rfind(b"\n", 0, at - 1) + 1
             if known := self._above.get(begin):
-                record = known.record
-                if known.block:
-                    passed += reversed(known.block)
-                    header = len(passed) - 1
+                passed += reversed(known.block if record is None else ())
+                record, date = record or known.record, date or known.at
                 break
             line = self._line(begin, at)
-            passed.append(line.text[:_TEXT_CHARS])
-            if line.prefixed:
-                record = line
-            if _HEADER.search(line.text) or _RULER.match(line.text):
-                header = len(passed) - 1
-            if line.prefixed:
+            walked += 1
+            date = date or line.at
+            if record is None:
+                passed.append(line.text[:_TEXT_CHARS])
+                record = line if line.prefixed else None
+            if record and date:
                 break
             at = begin
-        own = self._line(start, stop).text[:_TEXT_CHARS]
-        block = (*reversed(passed[: header + 1]), own)[-_MOST_BACK:] if header >= 0 else ()
-        told = _Above(record, record.at if record else None, block)
+        passed = [*reversed(passed), self._line(start, stop).text[:_TEXT_CHARS]]
+        told = _Above(record, date, block_of(passed)[-_MOST_BACK:], lost=record is None and walked >= _MOST_BACK)
         self._above = {start: told}  # the next hit often stands right below
         return told
 
     def _line(self, start: int, stop: int) -> Line:
-        return self.matcher.take_apart(_segment(self.data[start:stop]), self.lines.read_at)
+        return self.matcher.take_apart(pieces(self.data[start:stop])[-1], self.lines.read_at)
 
     def _look_below(self, stop: int) -> datetime | None:
         at = stop + 1
         for _ in range(_MOST_BACK):
-            end = self.data.find(b"\n", at)
-            if end < 0:
+            if at >= len(self.data):
                 return None
+            end = self.data.find(b"\n", at)
+            end = end if end >= 0 else len(self.data)
             line = self._line(at, end)
             if line.at:
                 return line.at
@@ -328,7 +368,7 @@ class _Reader:
 
 def fingerprint(knowledge: Knowledge) -> str:
     """Name the patterns that a matcher of this knowledge scans for: what its `Matcher.dump` fits."""
-    return hashlib.sha256("\0".join(_texts(_asked(knowledge))).encode()).hexdigest()[:32]
+    return hashlib.sha256("\0".join([SHAPE, *_texts(_asked(knowledge))]).encode()).hexdigest()[:32]
 
 
 def _texts(patterns: Iterable[_Pattern]) -> list[str]:
@@ -376,12 +416,10 @@ def _counts_in(pattern: _Pattern, asked: _Asked, stream: str) -> bool:
     return stream in pattern.streams if pattern.streams else stream != "data"
 
 
-def _segment(raw: bytes) -> bytes:
-    """Take the last thing that a progress bar wrote over itself, or the line as it is."""
-    raw = raw.rstrip(b"\r\n")
-    if b"\r" not in raw:
-        return raw
-    return max(raw.split(b"\r"), key=len) if b"%|" not in raw else raw[raw.rfind(b"\r") + 1 :]
+def _cut(line: Line, end: int) -> Line:
+    """Take only what stands before ``end`` in the line's text."""
+    begin = len(line.text) - len(line.message)
+    return msgspec.structs.replace(line, text=line.text[:end], message=line.text[begin:end])
 
 
 def _around(text: str, place: int) -> str:
@@ -396,14 +434,23 @@ def _user_zones(text: str) -> list[tuple[int, int]]:
     zones: list[tuple[int, int]] = []
     if access := _ACCESS.search(text):
         zones.append(access.span(1))
-        if quoted := access[2].find('"', 1 if access[2].startswith('"') else 0):
-            zones.append((access.start(2) + quoted, len(text)) if quoted > 0 else (len(text), len(text)))
-    opener = _ZONE.search(text)
-    if opener:
-        body = _ERROR_BODY.search(text)
-        if body is None or body.start() > opener.end() + _NEAR:
-            zones.append((opener.end(), len(text)))
+        if (quoted := access[2].find('"')) >= 0:  # referrer and agent, behind the status
+            zones.append((access.start(2) + quoted, len(text)))
+    if (body := _body_of(text)) is not None:
+        zones.append((body, len(text)))
     return zones
+
+
+def _body_of(text: str) -> int | None:
+    """Return where the body of a request or answer begins; an error body is the server's own word."""
+    opener = _ZONE.search(text)
+    if opener is None:
+        return None
+    error = _ERROR_BODY.search(text)
+    if error is None:
+        return opener.end()
+    answers = opener[0][:8].lower() == "response" and error.start() <= opener.end() + _NEAR
+    return None if answers or error.start() < opener.start() else opener.end()
 
 
 def _error_hits(line: Line, above: _Above | None) -> list[Hit]:

@@ -7,7 +7,7 @@ cannot be loaded, one RE2 alternation finds the same lines, and each pattern is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 import re2
@@ -15,6 +15,9 @@ import re2
 CHUNK_BYTES = 256 * 1024
 MOST_HITS = 100
 """Hits of one pattern in one chunk; in a storm the rest tells nothing new."""
+
+SHAPE = "2"
+"""Changes with `loosened`: a database made of other expressions does not fit."""
 
 Engine = Literal["auto", "hyperscan", "re2"]
 
@@ -50,37 +53,62 @@ def scanner(patterns: Sequence[str], *, engine: Engine = "auto", database: bytes
     return _Re2(patterns)
 
 
-def loosened(pattern: str) -> str:
-    r"""Take anchors and open tails out of a pattern: it then finds the same lines and more.
+_TOKEN = re.compile(
+    r"\\x\{(?P<wide>[0-9A-Fa-f]+)\}|\\.|(?P<named>\(\?P?<\w+>)"
+    r"|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|.",
+    re.DOTALL,
+)
+_REPEAT = re.compile(r"\{(\d+)(,?)(\d*)\}|[*+?]")
+_ANCHORS = frozenset({"^", "$", "\\A", "\\Z", "\\z"})
+_MOST_REPEATS = 1000
+"""RE2 counts no further."""
 
-    >>> loosened(r"^(?P<a>x)\s+[^$]y.*")
-    '(?:x)\\s+[^$]y'
+
+def loosened(pattern: str) -> str:
+    r"""Take anchors, names and an open tail out of a pattern: it then finds the same lines and more.
+
+    The scan sees bytes, the pattern means characters: what may be any character may be four bytes.
+
+    >>> loosened(r"^(?P<a>x)\s+[^$]*y.*")
+    '(?:x)\\s+[^$]*y'
+    >>> loosened(r"don.t \S{0,3}")
+    'don.{1,4}t \\S{0,12}'
     """
     out: list[str] = []
-    at, in_class = 0, False
+    at = 0
     while at < len(pattern):
-        char = pattern[at]
-        if char == "\\":
-            wide = re.match(r"\\x\{([0-9A-Fa-f]+)\}", pattern[at:])  # bytes know no wide character
-            word = wide[0] if wide else pattern[at : at + 2]
-            plain = f"(?:{chr(int(wide[1], 16))})" if wide else word
-            out.append("" if word in {"\\A", "\\Z", "\\z"} else plain)
-            at += len(word)
-            continue
-        if in_class:
-            in_class = not (char == "]" and out[-1] not in {"[", "[^"})
-            out.append(char)
-        elif char == "[":
-            in_class = True
-            out.append("[^" if pattern.startswith("[^", at) else "[")
-            at += len(out[-1]) - 1
-        elif named := re.match(r"\(\?P<\w+>", pattern[at:]):
+        token = _TOKEN.match(pattern, at)
+        if token is None:  # a class that does not end; RE2 says so when it is asked to confirm
+            return pattern
+        at = token.end()
+        repeat = _REPEAT.match(pattern, at)
+        word = token[0]
+        if word in _ANCHORS:
+            out.append("(?:)" if repeat else "")
+        elif token["named"]:
             out.append("(?:")
-            at += named.end() - 1
-        elif char not in "^$":
-            out.append(char)
-        at += 1
+        elif token["wide"] or not word.isascii():
+            out.append(f"(?:{chr(int(token['wide'], 16)) if token['wide'] else word})")
+        elif word in {".", "\\S", "\\D", "\\W"} or word.startswith("[^"):
+            out.append(word + _in_bytes(repeat))
+            at = repeat.end() if repeat else at
+        else:
+            out.append(word)
     return re.sub(r"(?<!\\)\.[*+]$", "", "".join(out))
+
+
+def _in_bytes(repeat: re.Match[str] | None) -> str:
+    """Turn a number of characters into one of bytes."""
+    if repeat is None:
+        return "{1,4}"
+    if repeat[0] in {"*", "+"}:
+        return repeat[0]
+    if repeat[0] == "?":
+        return "{0,4}"
+    least, most = int(repeat[1]), repeat[3] if repeat[2] else repeat[1]
+    if not most or int(most) * 4 > _MOST_REPEATS:
+        return f"{{{least},}}"
+    return f"{{{least},{int(most) * 4}}}"
 
 
 def _line_of(data: bytes, end: int) -> tuple[int, int]:
@@ -96,7 +124,9 @@ class _Hyperscan:
         import hyperscan  # noqa: PLC0415 (the fallback is for machines without it)
 
         self._module = hyperscan
+        self._refused: list[int] = []
         self._db = self._loaded(database) or self._compiled(patterns)
+        self._rest = _Re2([patterns[number] for number in self._refused]) if self._refused else None
 
     def _loaded(self, database: bytes | None):  # type: ignore[no-untyped-def] # noqa: ANN202
         if not database:
@@ -109,10 +139,25 @@ class _Hyperscan:
         return db
 
     def _compiled(self, patterns: Sequence[str]):  # type: ignore[no-untyped-def] # noqa: ANN202
+        loose = {number: loosened(pattern).encode() for number, pattern in enumerate(patterns)}
+        try:
+            return self._database(loose)
+        except self._module.error:
+            # Few patterns are too much for it (huge repeats, what may be empty): RE2 looks for these.
+            self._refused = [number for number, one in loose.items() if not self._takes(number, one)]
+            return self._database({number: one for number, one in loose.items() if number not in self._refused})
+
+    def _database(self, loose: Mapping[int, bytes]):  # type: ignore[no-untyped-def] # noqa: ANN202
         db = self._module.Database(mode=self._module.HS_MODE_BLOCK)
-        expressions = [loosened(pattern).encode() for pattern in patterns]
-        db.compile(expressions=expressions, ids=list(range(len(patterns))), elements=len(patterns), flags=0)
+        db.compile(expressions=list(loose.values()), ids=list(loose), elements=len(loose), flags=0)
         return db
+
+    def _takes(self, number: int, loose: bytes) -> bool:
+        try:
+            self._database({number: loose})
+        except self._module.error:
+            return False
+        return True
 
     def lines(self, data: bytes) -> Iterator[tuple[int, int, frozenset[int]]]:
         hits: list[tuple[int, int]] = []
@@ -133,11 +178,14 @@ class _Hyperscan:
         found: dict[tuple[int, int], set[int]] = {}
         for end, number in hits:
             found.setdefault(_line_of(data, end), set()).add(number)
+        if self._rest:
+            for start, stop, rest in self._rest.lines(data):
+                found.setdefault((start, stop), set()).update(self._refused[number] for number in rest)
         for (start, stop), numbers in sorted(found.items()):
             yield start, stop, frozenset(numbers)
 
     def dump(self) -> bytes:
-        return bytes(self._module.dumpb(self._db))
+        return b"" if self._rest else bytes(self._module.dumpb(self._db))
 
 
 class _Re2:
@@ -145,7 +193,7 @@ class _Re2:
 
     def __init__(self, patterns: Sequence[str]) -> None:
         options = re2.Options()
-        options.never_nl = False
+        options.never_nl = True  # a match that begins in one line and ends in the next would hide the first
         options.log_errors = False
         options.encoding = re2.Options.Encoding.LATIN1
         options.max_mem = 256 << 20

@@ -38,7 +38,7 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         unless: A pattern that must not be found in the same line.
         streams: The kinds of log where the line counts; empty for all but ``data``.
         levels: Log levels that count (``ERROR``, ``WARNING`` ...); a line without level counts always.
-        event: ``process.exit``, ``process.stall``, ``source.silent``.
+        event: ``process.exit``, ``process.stall``, ``source.silent``; offline ``text.answer``: a file that is no log.
         probe: ``health`` or ``completion``.
         where: For events and probes: label to the values that count. Labels: ``role``, ``code``,
             ``signal``, ``phase``, ``answer``, ``status``, ``workers``, ``repetitive``, ``after_ready``.

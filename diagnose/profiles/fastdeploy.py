@@ -25,8 +25,10 @@ _STREAMS: tuple[tuple[str, Stream], ...] = (
     (r"(\w*access\w*)\.log", "access"),
     (r"(launch_)?cache_\w+\.log|prefix_cache_manager\.log|splitwise_connector\w*\.log", "cache"),
     (
-        r"(fastdeploy|scheduler|config|worker_process|gpu_worker|gpu_model_runner|speculate|zmq_client|comm"
-        r"|cudagraph_piecewise_backend|default|current_default|obj)\w*\.log",
+        (
+            r"(fastdeploy|scheduler|config|worker_process|gpu_worker|gpu_model_runner|speculate|zmq_client|comm"
+            r"|cudagraph_piecewise_backend|default|current_default|obj)\w*\.log"
+        ),
         "engine",
     ),
     (r"(dmesg|kern|kernel|messages|syslog|journal)(\.log|\.txt)?", "kernel"),
