@@ -97,14 +97,22 @@ def _rule(rule: Rule, knowledge: Knowledge) -> Iterator[Problem]:
             yield problem(f"unknown remedy {name!r}", "See diagnose remedies list")
     if len(rule.tests.hits) < _LEAST_TESTS or len(rule.tests.misses) < _LEAST_TESTS:
         yield problem("too few tests", f"Give at least {_LEAST_TESTS} hits and {_LEAST_TESTS} misses")
+    yield from _patterns_and_groups(rule)
+
+
+def _patterns_and_groups(rule: Rule) -> Iterator[Problem]:
     groups = set(rule.key)
     for leaf in pattern_leaves(rule.when):
         for message, cure in _pattern(leaf.pattern or ""):
-            yield problem(f"pattern {leaf.pattern!r}: {message}", cure)
+            yield Problem(item=rule.id, message=f"pattern {leaf.pattern!r}: {message}", cure=cure)
         groups |= set(re.findall(r"\(\?P<(\w+)>", leaf.pattern or ""))
     named = {field for text in (rule.title, rule.fix) for both in (text.en, text.zh) for field in _FIELD.findall(both)}
     if unknown := named - groups - _EVENT_LABELS:
-        yield problem(f"title or fix name {', '.join(sorted(unknown))}", "Name only groups of this rule's patterns")
+        yield Problem(
+            item=rule.id,
+            message=f"title or fix name {', '.join(sorted(unknown))}",
+            cure="Name only groups of this rule's patterns",
+        )
 
 
 def _pattern(pattern: str) -> Iterator[tuple[str, str]]:
@@ -232,9 +240,9 @@ def _rule_failures(rule: Rule, knowledge: Knowledge, matcher: Matcher) -> Iterat
             name: own[-1].labels.get(name) for name, value in labels.items() if own[-1].labels.get(name) != str(value)
         }:
             yield _failure(rule, test, f"labels {dict(labels)}", str(wrong))
-        if quoted := _quoted(test):
-            if any(one.rule_id == rule.id for one in found_by(knowledge, matcher, quoted)):
-                yield _failure(rule, quoted, "nothing: it stands in a user's prompt", "a finding")
+        quoted = _quoted(test)
+        if quoted and any(one.rule_id == rule.id for one in found_by(knowledge, matcher, quoted)):
+            yield _failure(rule, quoted, "nothing: it stands in a user's prompt", "a finding")
     for test in rule.tests.misses:
         if any(one.rule_id == rule.id for one in found_by(knowledge, matcher, test)):
             yield _failure(rule, test, "a near miss", "a finding")

@@ -1,7 +1,7 @@
 """Finds, in raw bytes, where any of many patterns may match: fast and roughly; who asks confirms.
 
 Hyperscan reports every pattern in one pass over a chunk of whole lines, whatever their number. Where it
-cannot be loaded, one RE2 alternation finds the same lines, and each pattern is tried on those alone.
+cannot be loaded, one RE2 alternation finds the same lines, and a set of all patterns is asked about those alone.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class _Hyperscan:
 
 
 class _Re2:
-    """One alternation finds lines; each pattern is then tried on them."""
+    """One alternation finds lines; a set of all then tells which patterns those may match."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         options = re2.Options()
@@ -199,7 +199,10 @@ class _Re2:
         options.max_mem = 256 << 20
         loose = [loosened(pattern).encode() for pattern in patterns]
         self._any = re2.compile(b"|".join(b"(?:" + one + b")" for one in loose), options=options)
-        self._each = [re2.compile(one, options=options) for one in loose]
+        self._which = re2.Set.SearchSet(options)
+        for one in loose:
+            self._which.Add(one)
+        self._which.Compile()
 
     def lines(self, data: bytes) -> Iterator[tuple[int, int, frozenset[int]]]:
         at = 0
@@ -207,7 +210,7 @@ class _Re2:
         while at < len(data) and (found := self._any.search(data, at)):
             start, stop = _line_of(data, max(found.end(), found.start() + 1))
             line = data[start:stop]
-            numbers = {number for number, one in enumerate(self._each) if one.search(line)}
+            numbers = self._which.Match(line)
             for number in numbers:
                 counts[number] = counts.get(number, 0) + 1
             kept = frozenset(number for number in numbers if counts[number] <= MOST_HITS)

@@ -167,7 +167,7 @@ def _mark_phase(phases: dict[str, str], place: str, match: LogMatch) -> None:
     names = {hit.rule_id for hit in match.hits if hit.rule_id.startswith("@")}
     if "@ready" in names:
         phases[place] = "ready"
-    elif names - {"@error", "@traceback", "@stopping"} and place not in phases:
+    elif names - {"@error", "@fatal", "@traceback", "@stopping"} and place not in phases:
         phases[place] = "starting"
 
 

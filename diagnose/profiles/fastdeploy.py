@@ -19,7 +19,7 @@ _STREAMS: tuple[tuple[str, Stream], ...] = (
         r"(console|server|nohup|stdout|stderr|terminal)\.(log|out|err|txt)|nohup\.out|stdout|stderr",
         "console",
     ),
-    (r"\w*_error\.log|(current_)?error\.log", "error"),
+    (r"\w*_error\.log|(current_)?error\.log|error_\d{4}-\d\d-\d\d-\d\d\.log", "error"),
     (r"(api_server|request|trace|multi_api_server|router)\.log", "api"),
     (r"data_processor\.log", "data"),
     (r"(\w*access\w*)\.log", "access"),
@@ -27,7 +27,7 @@ _STREAMS: tuple[tuple[str, Stream], ...] = (
     (
         (
             r"(fastdeploy|scheduler|config|worker_process|gpu_worker|gpu_model_runner|speculate|zmq_client|comm"
-            r"|cudagraph_piecewise_backend|default|current_default|obj)\w*\.log"
+            r"|cudagraph_piecewise_backend|default|current_default|obj)\w*\.log|default_\d{4}-\d\d-\d\d-\d\d\.log"
         ),
         "engine",
     ),

@@ -75,6 +75,10 @@ def found(matches):
 
 def plainly(text):
     """Try each pattern on each line with Python's own engine; for lines that are their own message."""
+
+    def search(pattern, text):
+        return re.search(pattern, text, re.ASCII)
+
     told = set()
     for number, line in enumerate(re.split(r"\n", text), start=1):
         pieces = line.split("\r")
@@ -82,9 +86,9 @@ def plainly(text):
             leaves = [one.when] if one.when.pattern else one.when.any
             for leaf, when in enumerate(leaves):
                 for piece in pieces:
-                    if re.search(when.pattern, piece) and not (when.unless and re.search(when.unless, piece)):
+                    if search(when.pattern, piece) and not (when.unless and search(when.unless, piece)):
                         told.add((number, one.id, leaf))
-            if one.clears.pattern and any(re.search(one.clears.pattern, piece) for piece in pieces):
+            if one.clears.pattern and any(search(one.clears.pattern, piece) for piece in pieces):
                 told.add((number, one.id, CLEARING_LEAF))
     return told
 
