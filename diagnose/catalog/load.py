@@ -52,6 +52,8 @@ def load(folders: Sequence[Path] = (), overrides: Overrides | None = None) -> Kn
     files = list(_files([shipped("rules"), shipped("remedies"), *host, *folders]))
     key = _key(files, overrides)
     known = cache.knowledge(key)
+    if known is not None:  # marks are code: those that were kept may be of another version
+        known = msgspec.structs.replace(known, marks=fastdeploy.MARKS)
     if known is None:
         known = _read(files, overrides or {}, key)
         cache.keep_knowledge(key, known)

@@ -283,8 +283,9 @@ class _Reader:
         hits += _error_hits(line, above) if error else []
         if not hits:
             return None
-        at, dated = self._date(line, above, stop)
-        if any(hit.rule_id == "@start" for hit in hits):
+        begins = any(hit.rule_id == "@start" for hit in hits)
+        at, dated = self._date(line, above, stop, begins=begins)
+        if begins:
             self.starts += 1
             self.attempt = self.lines.generation or self.starts + 1
             self.told = set()
@@ -315,8 +316,10 @@ class _Reader:
             return False
         return not above.block or _body_of(above.record.text) is not None
 
-    def _date(self, line: Line, above: _Above | None, stop: int) -> tuple[datetime, bool]:
-        at = line.at or (above.at if above else None) or self.at or self._look_below(stop)
+    def _date(self, line: Line, above: _Above | None, stop: int, *, begins: bool) -> tuple[datetime, bool]:
+        """Date a line; what begins a start without a date of its own belongs to what follows, not to the old start."""
+        below = self._look_below(stop) if begins and line.at is None else None
+        at = line.at or below or (above.at if above else None) or self.at or self._look_below(stop)
         if at:
             self.at = at
         return at or self.lines.read_at, at is not None

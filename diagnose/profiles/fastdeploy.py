@@ -54,13 +54,12 @@ def is_log(path: str) -> bool:
 
 
 MARKS: Mapping[str, Mark] = {
-    # One of these stands once in each start, in its own kind of file.
-    "@start": Mark(
-        pattern=r"Modified FLAGS detected|Number of api-server workers: \d|Launch worker service command:"
-        r"|^usage: api_server\.py",
-        streams=("worker", "console", "engine", "api"),
+    # Each stands once in each start, in its own kind of file; two kinds may meet in one file of 2.6.
+    "@start.terminal": Mark(
+        pattern=r"Number of api-server workers: \d|^usage: api_server\.py", streams=("console", "api")
     ),
-    "@start.unknown": Mark(pattern=r"Modified FLAGS detected", streams=("unknown",)),
+    "@start.engine": Mark(pattern=r"Launch worker service command:", streams=("engine",)),
+    "@start.worker": Mark(pattern=r"Modified FLAGS detected", streams=("worker", "unknown")),
     "@launching": Mark(pattern=r"Waiting for worker processes to be ready"),
     "@loading": Mark(
         pattern=r"Loading (?:fast)?(?:safetensors|pdparams) checkpoint shards|Loading Weights:|Start load layer \d"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -55,6 +54,20 @@ class Site:
 
     def command(self, *flags):
         return [sys.executable, "-m", MODULE, "--model", str(self.model), "--port", str(self.port), *flags]
+
+    def serve(self, *flags, until="ready", seconds=20):
+        """Run the lab server by itself, to its end or until it answers; its words go to ``log/nohup.out``."""
+        (self.folder / "log").mkdir(exist_ok=True)
+        with (self.folder / "log" / "nohup.out").open("ab") as out:
+            server = subprocess.Popen(
+                self.command(*flags), cwd=self.folder, env=self.env, stdout=out, stderr=out, start_new_session=True
+            )
+        deadline = time.monotonic() + seconds
+        while server.poll() is None and not (until == "ready" and self.answers()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if server.poll() is None:
+            server.terminate()
+        return server.wait(15)
 
     def daemon(self, *flags, attach=None):
         """Start a daemon; its words go to a file."""
@@ -138,9 +151,9 @@ class Site:
                 self.kill(daemon)
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("DIAGNOSE_LAB_GPUS") == self.env["DIAGNOSE_LAB_GPUS"]:
-                    if process.pid != os.getpid():
-                        process.kill()
+                ours = process.environ().get("DIAGNOSE_LAB_GPUS") == self.env["DIAGNOSE_LAB_GPUS"]
+                if ours and process.pid != os.getpid():
+                    process.kill()
 
 
 def _phase(seen):
