@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 
 import msgspec
 
-MOST_CHARS = 64 * 1024
+MOST_CHARS = 1024 * 1024
 """A line is cut to this before anything looks at it."""
 
 

@@ -22,6 +22,7 @@ from diagnose.model.knowledge import Knowledge
 from diagnose.model.observation import Hit, LogLines, LogMatch
 from diagnose.model.rule import CLEARING_LEAF, When
 
+_HEAD_BYTES = 64 * 1024
 _MOST_LINE = 1 << 20
 _MOST_BACK = 200
 _BLOCK_BYTES = 64 * 1024
@@ -205,7 +206,10 @@ class Matcher:
         return None
 
     def take_apart(self, raw: bytes, reference: datetime) -> Line:
-        """Take a raw line apart in this matcher's time zone."""
+        """Take a raw line apart in this matcher's time zone; of a very long request only the head."""
+        head = take_apart(raw[:_HEAD_BYTES], zone=self._zone, reference=reference)
+        if len(raw) <= _HEAD_BYTES or _body_of(head.text) is not None:
+            return head
         return take_apart(raw, zone=self._zone, reference=reference)
 
     def lines(self, data: bytes) -> Iterator[tuple[int, int, frozenset[int]]]:

@@ -53,7 +53,7 @@ def test_a_good_file_loads(tmp_path):
     assert rule.when.any[1].within == Duration(hours=1, minutes=30)
     assert rule.severity is Severity.ERROR
     assert set(known.remedies) == {"some.cure"}
-    assert "@start" in known.marks
+    assert "@ready" in known.marks
 
 
 @pytest.mark.parametrize(
