@@ -60,7 +60,7 @@ def group(findings: Sequence[Finding], knowledge: Knowledge) -> list[Group]:
     take `_SLACK`). What nobody explains is a root; several sightings of one class are one root.
     """
     groups: list[Group] = []
-    for episode in _episodes(merge(findings, knowledge)):
+    for episode in _episodes(_without_shadows(merge(findings, knowledge))):
         groups += _group_episode(episode, knowledge)
     return sorted(groups, key=lambda one: gravity(one.lead))
 
@@ -100,6 +100,21 @@ def _joined(first: Finding, again: Finding) -> Finding:
         labels={**again.labels, **first.labels},
         fresh=first.fresh or again.fresh,
     )
+
+
+def _without_shadows(findings: Sequence[Finding]) -> list[Finding]:
+    """Leave out hints that say of a line what a surer rule says better."""
+    lines = [{(one.source, one.line, one.at, one.text) for one in finding.evidence} for finding in findings]
+
+    def shadowed(place: int) -> bool:
+        finding = findings[place]
+        return finding.confidence < _HINT and any(
+            other.confidence > finding.confidence and lines[place] <= lines[index]
+            for index, other in enumerate(findings)
+            if other.rule_id != finding.rule_id
+        )
+
+    return [finding for place, finding in enumerate(findings) if not shadowed(place)]
 
 
 def _episodes(findings: Sequence[Finding]) -> list[list[Finding]]:

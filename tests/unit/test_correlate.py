@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from diagnose.engine import correlate
 from diagnose.model import codec
@@ -119,6 +120,13 @@ def test_repeats_are_counted_and_the_first_proof_stays():
 
 
 CAUSES = st.sampled_from(sorted(EXPLAINS))
+
+
+def test_a_hint_that_only_says_of_a_line_what_a_surer_rule_says_is_left_out():
+    sure = seen("gpu_oom_load")
+    vague = replace(seen("hang_on_load", confidence=0.3), evidence=sure.evidence)
+    (group,) = correlate.group([sure, vague], KNOWLEDGE)
+    assert [one.cause for one in group.findings] == ["gpu_oom_load"]
 
 
 @given(st.lists(st.tuples(CAUSES, st.integers(0, 2000), st.floats(0.3, 1.0)), min_size=1, max_size=12))
