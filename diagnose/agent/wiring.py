@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
@@ -56,7 +57,7 @@ def daemon(config: Config, state_dir: Path, *, watcher: Watcher, stop_servers: b
                 grace=config.grace,
                 state_dir=state_dir,
                 matcher=matcher,
-                controller=ProcessController(),
+                controller=ProcessController(owner=_owner(state_dir)),
                 gpu=reader_for(os.environ),
                 clock=clock,
                 keep=journal.keep,
@@ -72,3 +73,8 @@ def daemon(config: Config, state_dir: Path, *, watcher: Watcher, stop_servers: b
             watcher=watcher,
             stop_servers=stop_servers,
         )
+
+
+def _owner(state_dir: Path) -> str:
+    """Name this daemon among others on the host: no server of another one is ever taken for its own."""
+    return hashlib.sha256(str(state_dir.resolve()).encode()).hexdigest()[:12]

@@ -40,6 +40,7 @@ class ProcessController:
     """Controls servers on this machine.
 
     Args:
+        owner: Whose servers these are; `find` sees no others.
         shm, tmp: Where servers leave shared memory and locks.
         gpu_wait: How long to wait for GPU memory after the last process has gone.
     """
@@ -47,10 +48,12 @@ class ProcessController:
     def __init__(
         self,
         *,
+        owner: str = "",
         shm: Path = SHM,
         tmp: Path = TMP,
         gpu_wait: timedelta = timedelta(seconds=60),
     ) -> None:
+        self._owner = owner
         self._shm, self._tmp, self._gpu_wait = shm, tmp, gpu_wait
         self._finder = TreeFinder()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
@@ -67,7 +70,7 @@ class ProcessController:
         Raises:
             ControllerError: It could not be started.
         """
-        instance = f"{target}/{generation}/{uuid.uuid4().hex[:12]}"
+        instance = f"{self._owner}:{target}/{generation}/{uuid.uuid4().hex[:12]}"
         console = Path(run_dir) / "console.log"
         child = spawn(spec, console, {**os.environ, **spec.env, MARK: instance})
         self._children[child.pid] = child
@@ -83,11 +86,12 @@ class ProcessController:
         return msgspec.structs.replace(handle, how="adopted")
 
     def find(self, target: str) -> Handle | None:
-        """Return a server that we started for this target, if one runs: by the mark in its environment.
+        """Return a server that this owner started for this target, if one runs: by the mark in its environment.
 
         For the daemon that died between the start of a server and the note in its journal.
         """
-        marked = {one.pid: one for one in procfs.processes() if self._finder.mark(one).startswith(f"{target}/")}
+        ours = f"{self._owner}:{target}/"
+        marked = {one.pid: one for one in procfs.processes() if self._finder.mark(one).startswith(ours)}
         tops = [one for one in marked.values() if one.alive and one.ppid not in marked]
         mains = [one for one in tops if is_server(procfs.cmdline(one.pid))] or tops
         if not mains:

@@ -239,6 +239,7 @@ def test_a_server_outlives_its_killed_daemon_and_is_found_again(controller, spec
         assert found.spec.argv == handle.spec.argv
         assert found.console == handle.console
         assert controller.find("orphan-of-another-name") is None
+        assert ProcessController(owner="another daemon").find("orphan") is None
         assert controller.stop(adopted, grace=SHORT).ok
         assert controller.poll_exit(adopted) == Exit(code=None)
     finally:
