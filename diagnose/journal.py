@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class Journal:
             JournalError: The folder or file cannot be used, or is of a newer version.
         """
         self._lock = threading.Lock()
+        self._behind = False
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
@@ -93,7 +94,9 @@ class Journal:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._write(turn, state, kept)
                 self._db.execute("COMMIT")
+                self._behind = False
         except sqlite3.Error as error:
+            self._behind = True
             raise JournalError(f"the journal cannot be written: {error}. Make room on its disk.") from error
 
     def _write(self, turn: Turn, state: State, kept: Mapping[str, bytes]) -> None:
@@ -104,18 +107,21 @@ class Journal:
                 (at, codec.encode(turn.observations), codec.encode(turn.effects)),
             )
             self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?)", (at, codec.encode(state)))
+        if self._behind:  # what an earlier turn could not write is in the state
+            self._save(state.incidents.values())
+        self._save(effect.incident for effect in turn.effects if isinstance(effect, SaveIncident))
         for effect in turn.effects:
-            if isinstance(effect, SaveIncident):
-                one = effect.incident
-                row = (one.id, one.target, one.state.value, one.last_seen.isoformat(), codec.encode(one))
-                self._db.execute("INSERT OR REPLACE INTO incidents VALUES (?, ?, ?, ?, ?)", row)
-            elif isinstance(effect, Perform):
+            if isinstance(effect, Perform):
                 intent = (effect.intent.id, at, codec.encode(effect.intent))
                 self._db.execute("INSERT OR REPLACE INTO intents (id, at, value) VALUES (?, ?, ?)", intent)
         for seen in turn.observations:
             if isinstance(seen, Outcome):
                 self._db.execute("UPDATE intents SET outcome = ? WHERE id = ?", (codec.encode(seen), seen.intent_id))
         self._db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", list(kept.items()))
+
+    def _save(self, found: Iterable[Incident]) -> None:
+        rows = ((one.id, one.target, one.state.value, one.last_seen.isoformat(), codec.encode(one)) for one in found)
+        self._db.executemany("INSERT OR REPLACE INTO incidents VALUES (?, ?, ?, ?, ?)", rows)
 
     def keep(self, name: str, value: bytes) -> None:
         """Write one thing down at once, outside of a turn (a handle of a process just started); any thread.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -61,6 +62,7 @@ class Daemon:
         self._thought: datetime | None = None
         self._pruned: datetime | None = None
         self._journal_silent = False
+        self._acting = 0
 
     def stop(self) -> None:
         """Ask the daemon to end after this turn."""
@@ -75,9 +77,9 @@ class Daemon:
         kept = self.journal.kept()
         self.journal.keep("policy", codec.encode(self.config.policy))
         for name, session in self.sessions.items():
-            how = session.begin(self.state.targets.get(name, Target(name=name)), kept)
-            running = [one for one in self.state.intents.values() if one.target == name]
-            self._inbox += [session.recover(intent, how) for intent in running]
+            cut_short = [one for one in self.state.intents.values() if one.target == name]
+            session.begin(self.state.targets.get(name, Target(name=name)), kept, cut_short)
+            self._inbox += [session.recover(intent) for intent in cut_short]
         async with anyio.create_task_group() as tasks:
             for session in self.sessions.values():
                 tasks.start_soon(self._probe, session)
@@ -89,6 +91,8 @@ class Daemon:
                 with anyio.move_on_after(_BUSY if busy else _IDLE):
                     await self._stop.wait()
             if self.stop_servers:
+                while self._acting:  # or a remedy would start a server behind our back
+                    await anyio.sleep(_IDLE)
                 for session in self.sessions.values():
                     await anyio.to_thread.run_sync(session.stop_server)
                 self._turn(tasks)
@@ -113,9 +117,11 @@ class Daemon:
         written = self._write(turn, state, kept)
         self.state = state
         if effects:
-            self.watcher(state, effects)
+            with contextlib.suppress(OSError):  # who watches may have gone, or its disk be full
+                self.watcher(state, effects)
         for effect in effects:
             if isinstance(effect, Perform) and written:
+                self._acting += 1
                 tasks.start_soon(self._perform, effect.intent)
             elif isinstance(effect, Perform):
                 self._inbox.append(_not_written(effect.intent, now))
@@ -139,8 +145,11 @@ class Daemon:
 
     async def _perform(self, intent: Intent) -> None:
         session = self.sessions[intent.target]
-        outcome = await anyio.to_thread.run_sync(session.perform, intent)
-        self._inbox.append(outcome)
+        try:
+            outcome = await anyio.to_thread.run_sync(session.perform, intent)
+            self._inbox.append(outcome)
+        finally:
+            self._acting -= 1
 
     async def _learn(self, session: Session) -> None:
         """Ask the server's own software what it can do, beside everything else."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,20 +23,24 @@ from diagnose.controllers.process import ProcessController
 from diagnose.engine.match import Carry, Matcher
 from diagnose.engine.plan import effective
 from diagnose.engine.targets import Target
+from diagnose.errors import ControllerError, JournalError
 from diagnose.launch import settings
 from diagnose.launch.flags import accepted
 from diagnose.launch.spec import set_flag
 from diagnose.model import codec
 from diagnose.model.incident import Intent, Plan
-from diagnose.model.launch import LaunchSpec
+from diagnose.model.launch import LaunchSpec, Overlay
 from diagnose.model.observation import (
+    RECOVERED,
     LogLines,
     Observation,
     Outcome,
     ProbeResult,
     ServerStarted,
+    SourceSilent,
     StepResult,
 )
+from diagnose.model.remedy import ServerRestart
 from diagnose.model.text import Text
 from diagnose.ports import Clock, GpuReader, Handle
 from diagnose.profiles import fastdeploy
@@ -104,8 +109,12 @@ class Session:
 
     # --- begin
 
-    def begin(self, target: Target, kept: Mapping[str, bytes]) -> str:
+    def begin(self, target: Target, kept: Mapping[str, bytes], cut_short: Sequence[Intent] = ()) -> str:
         """Find the server that runs already, or start the command.
+
+        Args:
+            cut_short: Intents whose outcome a daemon before us did not live to write down. Where it ended
+                the old server and started no new one, what it meant to start is started.
 
         Returns:
             ``adopted``, ``attached`` or ``spawned``.
@@ -115,8 +124,8 @@ class Session:
         """
         saved = kept.get(f"handle/{self.name}")
         handle = codec.decode(saved, Handle) if saved else None
-        found = (self.controller.adopt(handle) if handle else None) or self.controller.find(self.name)
         self.server.generation = target.generation
+        found = self._found(handle)
         how: Literal["adopted", "attached", "spawned"]
         if found:
             how = "adopted"
@@ -133,8 +142,19 @@ class Session:
             how = "spawned"
             self.desired = self._command()
             self._watch(self.desired, kept, new=False)
-            self._spawn(target)
+            self._spawn(target, cut_short)
         return how
+
+    def _found(self, handle: Handle | None) -> Handle | None:
+        """Return the server that runs. What is left of one whose main process is gone is ended: no server any more."""
+        found = (self.controller.adopt(handle) if handle else None) or self.controller.find(self.name)
+        if found is None or handle is None or found.pid == handle.pid or found.instance != handle.instance:
+            return found
+        self.server.handle = handle
+        self.server.stop(grace=self.grace)
+        with contextlib.suppress(ControllerError):  # what cannot be removed is no reason to stay down
+            self.controller.clean(handle)
+        return None
 
     def _attach(self, generation: int) -> Handle:
         number = self.config.attach or 0
@@ -152,11 +172,15 @@ class Session:
         ports = _free_ports(2 * ranks)
         return settings.with_ports(spec, ports[:ranks], ports[ranks:], accepted=accepted(None), config=flags)
 
-    def _spawn(self, target: Target) -> None:
+    def _spawn(self, target: Target, cut_short: Sequence[Intent]) -> None:
         spec = self.desired or LaunchSpec(argv=())
-        overlays = target.overlays if target.desired and _same_wish(target.desired, spec) else ()
+        overlays: tuple[Overlay, ...] = ()
         if target.desired and _same_wish(target.desired, spec):
             spec = self.desired = target.desired  # with the ports of last time
+            restarts = [
+                one.plan for one in cut_short if any(isinstance(step, ServerRestart) for step in one.plan.steps)
+            ]
+            overlays = restarts[-1].overlays if restarts else target.overlays
         after = effective(msgspec.structs.replace(target, desired=spec), overlays)
         title = Text("first start", "首次启动")
         plan = Plan(remedy_id="start", rung=0, title=title, steps=(), before=spec, after=after, overlays=overlays)
@@ -203,7 +227,6 @@ class Session:
         self._note(handle, "spawned")
 
     def _note(self, handle: Handle, how: Literal["spawned", "adopted", "attached"]) -> None:
-        self.keep(f"handle/{self.name}", codec.encode(handle))
         logs = [Path(settings.log_dir(handle.spec, os.environ))]
         self.sense = ProcessSense(self.controller, handle, logs)
         self._news.append(
@@ -213,9 +236,15 @@ class Session:
                 generation=handle.generation,
                 pid=handle.pid,
                 how=how,
-                spec=self.desired if how != "attached" and self.desired else handle.spec,
+                spec=handle.spec,
+                desired=self.desired,
             )
         )
+        try:
+            self.keep(f"handle/{self.name}", codec.encode(handle))
+        except JournalError as error:  # the server runs all the same; the next daemon finds it by its mark
+            silent = SourceSilent(target=self.name, at=self.clock.now(), source="journal", reason=str(error))
+            self._news.append(silent)
 
     def _stopping(self, handle: Handle) -> None:
         del handle
@@ -297,22 +326,23 @@ class Session:
         """Carry out an intent; blocks as long as it takes."""
         return self.hands.perform(intent)
 
-    def recover(self, intent: Intent, how: str) -> Outcome:
+    def recover(self, intent: Intent) -> Outcome:
         """Say how an intent went whose outcome a daemon before us did not live to write down.
 
-        Nothing is done again: either its server was found running, then verification goes on from there,
-        or the try failed.
+        Nothing is done again: either its command runs, found or started at our beginning, then verification
+        goes on from there, or the try was interrupted.
         """
         handle = self.server.handle
-        newer = handle is not None and handle.generation > intent.generation
-        done = how == "adopted" and newer and handle is not None and handle.spec.argv == intent.plan.after.argv
+        done = (
+            handle is not None and handle.generation > intent.generation and handle.spec.argv == intent.plan.after.argv
+        )
         text = "found done after a restart of the daemon" if done else "interrupted: the daemon was restarted"
         return Outcome(
             target=self.name,
             at=self.clock.now(),
             intent_id=intent.id,
             ok=done,
-            results=(StepResult(action="recover", ok=done, text=text),),
+            results=(StepResult(action=RECOVERED, ok=done, text=text),),
         )
 
     def stop_server(self) -> None:

@@ -37,6 +37,14 @@ _COLOURS = {
 }
 
 
+class Screen(Console):
+    """A console whose reader may leave: the daemon looks after its servers all the same."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more."""
+        self.quiet = True
+
+
 class Narrator:
     """Prints each turn's effects; log text is shown as text, never as markup."""
 
@@ -54,7 +62,7 @@ class Narrator:
             elif isinstance(effect, SaveIncident):
                 self._incident(effect.incident)
             elif isinstance(effect, Perform):
-                self._plan(effect.intent.at, effect.intent.plan)
+                self._plan(effect.intent.plan)
 
     def _incident(self, incident: Incident) -> None:
         told = self._told.get(incident.id, 0)
@@ -67,13 +75,14 @@ class Narrator:
         self._say(entry.at, head, texts.entry_text(entry, self._lang), _COLOURS.get(entry.kind, ""))
         if entry.kind in {"settled", "cause"}:
             self._proof(incident.findings[0].evidence[0])
+        if entry.kind == "held" and incident.plan and entry is incident.timeline[-1]:
+            self._plan(incident.plan)
 
     def _proof(self, proof: Evidence) -> None:
         place = proof.source if proof.line is None else f"{proof.source}:{proof.line}"
         self._say(None, f"  {_PROOF.in_(self._lang)}", f"{place}  {visible(proof.text)}", "cyan")
 
-    def _plan(self, at: datetime, plan: Plan) -> None:
-        del at
+    def _plan(self, plan: Plan) -> None:
         self._say(None, f"  {_PLAN.in_(self._lang)}", plan.title.in_(self._lang), "bold")
         for change in diff(plan.before, plan.after):
             self._say(None, "", change, "bold yellow")

@@ -44,13 +44,11 @@ def run(args: argparse.Namespace) -> int:
     """Supervise until interrupted."""
     from datetime import datetime, timezone
 
-    from rich.console import Console
-
     from diagnose.agent import wiring
-    from diagnose.cli.narrate import Narrator
+    from diagnose.cli.narrate import Narrator, Screen
 
     lang = language(args)
-    console = Console(highlight=False)
+    console = Screen(highlight=False)
     config = configuration(args)
     warn_of_imaginary_flags(config, lang)
     folder = Path(config.state_dir) if config.state_dir and not args.state_dir else state_dir(args)

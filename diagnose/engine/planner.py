@@ -56,9 +56,13 @@ def decide(
 def possible(
     incident: Incident, target: Target, knowledge: Knowledge, now: datetime
 ) -> Iterator[tuple[Remedy, int, Plan]]:
-    """Yield what is left to try, gentlest first: remedy, rung (from 0) and plan."""
+    """Yield what is left to try, gentlest first: remedy, rung (from 0) and plan.
+
+    A rung whose try was interrupted is not tried yet; the budgets count it all the same.
+    """
+    done = [one for one in incident.tries if one.result != "interrupted"]
     for remedy in remedies_for(incident, knowledge):
-        tried = [one.rung for one in incident.tries if one.remedy_id == remedy.id]
+        tried = [one.rung for one in done if one.remedy_id == remedy.id]
         for rung in range(max(tried) + 1 if tried else 0, len(remedy.ladder)):
             if all(isinstance(step, Advice) for step in remedy.ladder[rung].steps):
                 continue

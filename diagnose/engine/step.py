@@ -22,7 +22,7 @@ from diagnose.model.finding import Finding
 from diagnose.model.incident import Incident, Intent, Plan, Try
 from diagnose.model.incident import State as Stands
 from diagnose.model.knowledge import Knowledge
-from diagnose.model.observation import LogMatch, Observation, Outcome
+from diagnose.model.observation import RECOVERED, LogMatch, Observation, Outcome
 from diagnose.model.remedy import EvidenceKeep, Remedy, ServerRestart
 from diagnose.model.rule import Severity
 from diagnose.model.text import Text
@@ -113,7 +113,8 @@ class _Turn:
         elif outcome.ok:
             incident = incidents.move(incident, Stands.VERIFYING, at=self.now, kind="verifying")
         else:
-            incident = incidents.with_try(incident, intent.id, "failed")
+            cut_short = any(result.action == RECOVERED for result in outcome.results)
+            incident = incidents.with_try(incident, intent.id, "interrupted" if cut_short else "failed")
             why = next((result.text for result in outcome.results if not result.ok), "")
             incident = incidents.move(incident, Stands.OPEN, at=self.now, kind="failed", why=why)
         self.incidents[incident.id] = incident

@@ -139,7 +139,10 @@ def serving(target: Target) -> str:
 def _started(target: Target, started: ServerStarted) -> Told:
     if started.generation == target.generation and target.pid == started.pid:
         return Told(target=target)  # adopted: nothing began
-    desired = target.desired if target.desired and started.how == "spawned" else started.spec
+    kept = target.desired if started.how == "spawned" else None
+    desired = started.desired or kept or started.spec
+    if target.desired is not None and desired != target.desired:  # another wish: what was laid over the old one is gone
+        target = msgspec.structs.replace(target, overlays=(), good=None)
     target = msgspec.structs.replace(
         target,
         generation=started.generation,

@@ -75,7 +75,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Try(msgspec.Struct, frozen=True, kw_only=True):
-    """One intent of an incident and how it ended: ``running``, ``failed``, ``kept``, ``rolled-back``."""
+    """One intent of an incident and how it ended: ``running``, ``failed``, ``kept``, ``rolled-back``, ``interrupted``."""
 
     intent_id: str
     remedy_id: str

@@ -78,7 +78,12 @@ class LogMatch(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
 
 
 class ServerStarted(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
-    """The server runs: newly spawned, or found running and taken over."""
+    """The server runs: newly spawned, or found running and taken over.
+
+    Attributes:
+        spec: The effective command: what runs.
+        desired: The operator's command, without what remedies laid over it; ``None`` where ``spec`` is that.
+    """
 
     target: str
     at: datetime
@@ -86,6 +91,7 @@ class ServerStarted(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
     pid: int
     how: Literal["spawned", "adopted", "attached"]
     spec: LaunchSpec
+    desired: LaunchSpec | None = None
 
 
 class ProcessSample(msgspec.Struct, frozen=True, kw_only=True, tag="process"):
@@ -197,6 +203,10 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     ok: bool
     text: str
+
+
+RECOVERED = "recover"
+"""The action of a `StepResult` that tells of an intent which an earlier daemon left without outcome."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
