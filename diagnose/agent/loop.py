@@ -62,7 +62,6 @@ class Daemon:
         self._thought: datetime | None = None
         self._pruned: datetime | None = None
         self._journal_silent = False
-        self._acting = 0
 
     def stop(self) -> None:
         """Ask the daemon to end after this turn."""
@@ -85,14 +84,13 @@ class Daemon:
                 tasks.start_soon(self._probe, session)
                 tasks.start_soon(self._learn, session)
             tasks.start_soon(self._obey_signals)
-            while not self._stop.is_set():
-                self._turn(tasks)
-                busy = any(session.busy for session in self.sessions.values())
-                with anyio.move_on_after(_BUSY if busy else _IDLE):
-                    await self._stop.wait()
+            async with anyio.create_task_group() as hands:  # its end waits for what is being done
+                while not self._stop.is_set():
+                    self._turn(hands)
+                    busy = any(session.busy for session in self.sessions.values())
+                    with anyio.move_on_after(_BUSY if busy else _IDLE):
+                        await self._stop.wait()
             if self.stop_servers:
-                while self._acting:  # or a remedy would start a server behind our back
-                    await anyio.sleep(_IDLE)
                 for session in self.sessions.values():
                     await anyio.to_thread.run_sync(session.stop_server)
                 self._turn(tasks)
@@ -103,7 +101,7 @@ class Daemon:
             async for _ in signals:
                 self.stop()
 
-    def _turn(self, tasks: anyio.abc.TaskGroup) -> None:
+    def _turn(self, hands: anyio.abc.TaskGroup) -> None:
         now = self.clock.now()
         observations, self._inbox = self._inbox, []
         for name, session in self.sessions.items():
@@ -121,8 +119,7 @@ class Daemon:
                 self.watcher(state, effects)
         for effect in effects:
             if isinstance(effect, Perform) and written:
-                self._acting += 1
-                tasks.start_soon(self._perform, effect.intent)
+                hands.start_soon(self._perform, effect.intent)
             elif isinstance(effect, Perform):
                 self._inbox.append(_not_written(effect.intent, now))
         self._prune(now)
@@ -145,11 +142,8 @@ class Daemon:
 
     async def _perform(self, intent: Intent) -> None:
         session = self.sessions[intent.target]
-        try:
-            outcome = await anyio.to_thread.run_sync(session.perform, intent)
-            self._inbox.append(outcome)
-        finally:
-            self._acting -= 1
+        outcome = await anyio.to_thread.run_sync(session.perform, intent)
+        self._inbox.append(outcome)
 
     async def _learn(self, session: Session) -> None:
         """Ask the server's own software what it can do, beside everything else."""

@@ -48,9 +48,9 @@ def begin(group: Group, *, at: datetime, state: State = State.PENDING) -> Incide
         findings=group.findings,
     )
     incident = note(incident, "opened", at=at, cause=lead.cause, rule=lead.rule_id)
-    for finding in group.findings:
-        if finding.cause != lead.cause:
-            incident = note(incident, "consequence", at=finding.at, cause=finding.cause)
+    echoes = {finding.cause: finding.at for finding in reversed(group.findings) if finding.cause != lead.cause}
+    for cause, seen in sorted(echoes.items(), key=lambda echo: echo[1]):
+        incident = note(incident, "consequence", at=seen, cause=cause)
     return incident
 
 

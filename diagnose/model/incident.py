@@ -75,7 +75,11 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Try(msgspec.Struct, frozen=True, kw_only=True):
-    """One intent of an incident and how it ended: ``running``, ``failed``, ``kept``, ``rolled-back``, ``interrupted``."""
+    """One intent of an incident and how it ended.
+
+    Attributes:
+        result: ``running``, ``failed``, ``kept``, ``rolled-back`` or ``interrupted``.
+    """
 
     intent_id: str
     remedy_id: str
