@@ -50,7 +50,8 @@ def begin(group: Group, *, at: datetime, state: State = State.PENDING) -> Incide
     incident = note(incident, "opened", at=at, cause=lead.cause, rule=lead.rule_id)
     echoes = {finding.cause: finding.at for finding in reversed(group.findings) if finding.cause != lead.cause}
     for cause, seen in sorted(echoes.items(), key=lambda echo: echo[1]):
-        incident = note(incident, "consequence", at=seen, cause=cause)
+        # Live, the mind's own clock counts: those of logs may be in another zone.
+        incident = note(incident, "consequence", at=at if state is State.PENDING else seen, cause=cause)
     return incident
 
 

@@ -18,6 +18,7 @@ import re2
 from diagnose.engine.blocks import block_of
 from diagnose.engine.lines import Line, bare, pieces, take_apart
 from diagnose.engine.scan import CHUNK_BYTES, SHAPE, Engine, scanner
+from diagnose.engine.users import body_of, zones
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.observation import Hit, LogLines, LogMatch
 from diagnose.model.rule import CLEARING_LEAF, When
@@ -41,21 +42,6 @@ _ERROR_HINT = (
 _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failure|Timeout|Warning)(?::|$)")
 _NO_ERROR = re.compile(r"\w*Warning:|(?:KeyboardInterrupt|SystemExit)\b")
 _FATAL = re.compile(r"terminate called|FatalError:|Fatal Python error|.{0,200}panicked at ")
-
-_ZONE = re.compile(
-    r"""(?ix)
-    \brecei?ved?\b[^:{\[]{0,60}\brequest\b[^:{\[]{0,60}[:{\[]
-    | \brequest(?:_dict|\[[^\]]{0,80}\])?\s*[:=]\s*[{\[(]
-    | ["'](?:messages|prompt|content|text|input|query|reasoning_content|outputs?|arguments|user)["']\s*:\s*["'\[{]
-    | \b(?:prompt|prompts|messages|outputs?|response|answer|text_after_process|raw_prediction)\s*[:=]\s*["'\[{(]?
-    | \bunsupported\ model:\s*\[
-    """
-)
-_NEAR = 20
-"""An error body this close behind an opener is the server's own word: ``response: {"error": ...``."""
-
-_ERROR_BODY = re.compile(r"""\{\s*["'](?:error["']\s*:|object["']\s*:\s*["']error["']|detail["']\s*:)""", re.IGNORECASE)
-_ACCESS = re.compile(r"""["'](?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS)\s(\S.*?)\sHTTP/\d(?:\.\d)?["']?(.*)$""")
 
 
 class Carry(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,15 +142,14 @@ class Matcher:
 
     def hits(self, line: Line, numbers: frozenset[int]) -> Iterator[tuple[int, Mapping[str, str], int]]:
         """Confirm rough hits: yield the real ones with their labels and where in the line's text they begin."""
-        zones = _user_zones(line.text)
+        theirs = zones(line.text)
         for number in sorted(numbers - {self._error_number}):
             pattern = self._patterns[number]
             if pattern.levels and line.level and line.level not in pattern.levels:
                 continue
-            found = self._outside(pattern.pattern, line, zones)
-            if found is None or (pattern.unless and self._search(pattern.unless, line)):
-                continue
-            yield number, found[0], found[1]
+            found = self._search(pattern.pattern, line, theirs)
+            if found and not (pattern.unless and self._search(pattern.unless, line)):
+                yield number, found[0], found[1]
 
     def asked(self, number: int) -> Sequence[tuple[str, int]]:
         """Return who asked for a pattern: rule or mark, and its leaf."""
@@ -181,34 +166,24 @@ class Matcher:
         """Say whether one match of a pattern in a start tells all."""
         return self._asked[number].once
 
-    def _outside(
-        self, pattern: str, line: Line, zones: Sequence[tuple[int, int]]
-    ) -> tuple[Mapping[str, str], int, int] | None:
-        """Search where no user wrote; what only begins there must also hold without the user's text."""
-        found = self._search(pattern, line)
-        for start, end in zones:
-            if found and start <= found[1] < end:
-                return None
-            if found and found[1] < start < found[2] and end == len(line.text):  # a path may be spanned
-                found = self._search(pattern, _cut(line, start))
-        return found
-
-    def _search(self, pattern: str, line: Line) -> tuple[Mapping[str, str], int, int] | None:
-        """Search the message, then the whole text; return the named groups, begin and end in the text."""
+    def _search(
+        self, pattern: str, line: Line, theirs: Sequence[tuple[int, int]] = ()
+    ) -> tuple[Mapping[str, str], int] | None:
+        """Search the message, then the whole text, outside of ``theirs``; return the named groups and the begin."""
         if pattern not in self._confirm:
             self._confirm[pattern] = re2.compile(pattern)
         confirm = self._confirm[pattern]
         for text in (line.message, line.text) if line.prefixed else (line.text,):
-            if found := confirm.search(text):
+            before = len(line.text) - len(text)
+            if found := _outside(confirm, text, [(start - before, end - before) for start, end in theirs]):
                 labels = {name: value for name, value in found.groupdict().items() if value is not None}
-                before = len(line.text) - len(text)
-                return labels, found.start() + before, found.end() + before
+                return labels, found.start() + before
         return None
 
     def take_apart(self, raw: bytes, reference: datetime) -> Line:
         """Take a raw line apart in this matcher's time zone; of a very long request only the head."""
         head = take_apart(raw[:_HEAD_BYTES], zone=self._zone, reference=reference)
-        if len(raw) <= _HEAD_BYTES or _body_of(head.text) is not None:
+        if len(raw) <= _HEAD_BYTES or body_of(head.text) is not None:
             return head
         return take_apart(raw, zone=self._zone, reference=reference)
 
@@ -266,7 +241,7 @@ class _Reader:
                 above = _Above(first if first.prefixed else above.record, first.at or above.at, above.block)
             if above and not line.prefixed and self._is_payload(above):
                 continue
-            if place and _body_of(first.text) is not None:
+            if place and body_of(first.text) is not None:
                 break
             match = self._match(line, found, above, number, stop, error=self.matcher.may_be_error(numbers))
             if match:
@@ -318,7 +293,7 @@ class _Reader:
             return above.lost or self.lines.stream in {"data", "api", "access"}
         if above.record.level in _GRAVE:
             return False
-        return not above.block or _body_of(above.record.text) is not None
+        return not above.block or body_of(above.record.text) is not None
 
     def _date(self, line: Line, above: _Above | None, stop: int, *, begins: bool) -> tuple[datetime, bool]:
         """Date a line; what begins a start without a date of its own belongs to what follows, not to the old start."""
@@ -385,7 +360,7 @@ def _texts(patterns: Iterable[_Pattern]) -> list[str]:
 def _asked(knowledge: Knowledge) -> dict[_Pattern, _Asked]:
     """Gather the patterns of all marks and rules; the same one asked for twice is searched for once.
 
-    A mark, and what a rule wants absent, tell nothing new by a second match in the same start: of an access
+    A mark, what a rule wants absent, and what stays, tell nothing new by a second match in the same start: of an access
     log with a million good answers the first is enough.
     """
     asked: dict[_Pattern, _Asked] = {}
@@ -401,7 +376,7 @@ def _asked(knowledge: Knowledge) -> dict[_Pattern, _Asked]:
     for rule in knowledge.rules.values():
         for number, (when, absent) in enumerate(_leaves(rule.when, absent=False)):
             pattern = _Pattern(when.pattern or "", when.unless, when.streams, when.levels)
-            ask(pattern, rule.id, number, once=absent)
+            ask(pattern, rule.id, number, once=absent or when.stays)
         if rule.clears.pattern:
             ask(_Pattern(rule.clears.pattern, None, (), ()), rule.id, CLEARING_LEAF, once=False)
     return asked
@@ -423,10 +398,19 @@ def _counts_in(pattern: _Pattern, asked: _Asked, stream: str) -> bool:
     return stream in pattern.streams if pattern.streams else stream != "data"
 
 
-def _cut(line: Line, end: int) -> Line:
-    """Take only what stands before ``end`` in the line's text."""
-    begin = len(line.text) - len(line.message)
-    return msgspec.structs.replace(line, text=line.text[:end], message=line.text[begin:end])
+def _outside(confirm: re2.Pattern, text: str, theirs: Sequence[tuple[int, int]]) -> re2.Match | None:
+    """Search where no user wrote; what only begins there must also hold without what the user wrote at the end."""
+    at = 0
+    while found := confirm.search(text, at):
+        begin, end = found.span()
+        inside = max((stop for start, stop in theirs if start <= begin < stop), default=None)
+        if inside is None:
+            rest = min((start for start, stop in theirs if begin < start < end and stop == len(text)), default=None)
+            return found if rest is None else confirm.search(text[:rest], at)
+        at = inside
+        if at >= len(text):
+            break
+    return None
 
 
 def _around(text: str, place: int) -> str:
@@ -434,30 +418,6 @@ def _around(text: str, place: int) -> str:
         return text
     start = max(0, min(place - _TEXT_CHARS // 4, len(text) - _TEXT_CHARS))
     return text[start : start + _TEXT_CHARS]
-
-
-def _user_zones(text: str) -> list[tuple[int, int]]:
-    """Return where in a line stands text that users wrote: bodies of requests and answers, paths, agents."""
-    zones: list[tuple[int, int]] = []
-    if access := _ACCESS.search(text):
-        zones.append(access.span(1))
-        if (quoted := access[2].find('"')) >= 0:  # referrer and agent, behind the status
-            zones.append((access.start(2) + quoted, len(text)))
-    if (body := _body_of(text)) is not None:
-        zones.append((body, len(text)))
-    return zones
-
-
-def _body_of(text: str) -> int | None:
-    """Return where the body of a request or answer begins; an error body is the server's own word."""
-    opener = _ZONE.search(text)
-    if opener is None:
-        return None
-    error = _ERROR_BODY.search(text)
-    if error is None:
-        return opener.end()
-    answers = opener[0][:8].lower() == "response" and error.start() <= opener.end() + _NEAR
-    return None if answers or error.start() < opener.start() else opener.end()
 
 
 def _error_hits(line: Line, above: _Above | None) -> list[Hit]:

@@ -263,11 +263,17 @@ def _holds(node: _Node, leaves: Mapping[int, tuple[Seen, ...]]) -> tuple[Seen, .
     if not all(proofs):
         return ()
     last = [max(seen.at for seen in proof) for proof in proofs]
-    if max(last) - min(last) > node.when.within:
+    bound = [at for at, child in zip(last, node.children, strict=True) if not _stays(child)]
+    if bound and max(bound) - min(bound) > node.when.within:
         return ()
     if node.when.sequence and last != sorted(last):
         return ()
     return tuple(seen for proof in proofs for seen in proof)
+
+
+def _stays(node: _Node) -> bool:
+    """Say whether all that a condition asks for is context that stays."""
+    return node.when.stays or (bool(node.children) and all(_stays(child) for child in node.children))
 
 
 def _leaf_holds(when: When, seen: tuple[Seen, ...]) -> tuple[Seen, ...]:

@@ -45,6 +45,7 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         all, any, sequence: Conditions that must hold together, one of them, or in that order.
         absent: A condition that must not have held before, in the same attempt.
         count, within: How often in how long; ``within`` also bounds ``all`` and ``sequence``.
+        stays: Once a line was seen, this pattern holds for the rest of that start; for context such as "it served".
         for_: How long it must last (``for`` in YAML); for probes and events.
     """
 
@@ -61,12 +62,15 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     absent: When | None = None
     count: int = 1
     within: Duration = Duration(minutes=5)
+    stays: bool = False
     for_: Duration = msgspec.field(default=Duration(0), name="for")
 
     def __post_init__(self) -> None:
         kinds = [self.pattern, self.event, self.probe, self.all, self.any, self.sequence]
         if sum(bool(kind) for kind in kinds) != 1:
             raise ValueError("a condition is exactly one of pattern, event, probe, all, any, sequence")
+        if self.stays and not self.pattern:
+            raise ValueError("only a pattern can stay: put stays beside it")
         if self.count < 1:
             raise ValueError("count is 1 or more")
 

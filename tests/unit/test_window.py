@@ -102,6 +102,13 @@ def test_all_means_each_of_them(leaves, expected):
     assert bool(found(when, *(line(at, leaf) for at, leaf in enumerate(leaves)))) is expected
 
 
+def test_context_that_stays_holds_for_the_rest_of_the_start():
+    when = {"all": [{"pattern": "x", "stays": True}, {"pattern": "y"}], "within": "1m"}
+    assert found(when, line(0, 0), line(3000, 1))
+    assert not found(when, line(0, 0, attempt=1), line(3000, 1, attempt=2))
+    assert not found({"all": [{"pattern": "x"}, {"pattern": "y"}], "within": "1m"}, line(0, 0), line(3000, 1))
+
+
 def test_a_sequence_counts_only_in_its_order():
     when = {"sequence": [{"pattern": "x"}, {"pattern": "y"}]}
     assert found(when, line(0, 0), line(1, 1))
