@@ -74,6 +74,8 @@ def possible(
 def remedies_for(incident: Incident, knowledge: Knowledge) -> list[Remedy]:
     """Name the remedies of the cause: first those that its rule prefers, then by their risk."""
     rule = knowledge.rules.get(incident.rule_id)
-    preferred = [knowledge.remedies[name] for name in (rule.remedies if rule else ()) if name in knowledge.remedies]
-    general = [one for one in knowledge.remedies.values() if incident.cause in one.cures and one not in preferred]
-    return preferred + sorted(general, key=lambda remedy: (remedy.risk.rank, remedy.id))
+    preferred = [knowledge.remedies[one] for one in (rule.remedies if rule else ()) if one in knowledge.remedies]
+    general = [one for one in knowledge.remedies.values() if incident.cause in one.cures]
+    general.sort(key=lambda remedy: (remedy.risk.rank, remedy.id))
+    every = {one.id: one for one in (*preferred, *general) if one.status != "deprecated"}
+    return list(every.values())

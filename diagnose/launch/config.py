@@ -29,7 +29,7 @@ def flag_values(text: str, path: str = "config.yaml") -> dict[str, str]:
     """Read the file: flag, with dashes, to value as it would stand in a command.
 
     A switch that is on has ``""``; what is off or null is not given, save the ``--no-`` twin of a pair.
-    Keys that no FastDeploy knows are left out, as the server drops them without a word: see `unknown_keys`.
+    Keys that no FastDeploy knows are left out, as the server drops them without a word.
 
     Raises:
         FileError: The text is no YAML mapping.
@@ -51,15 +51,6 @@ def flag_values(text: str, path: str = "config.yaml") -> dict[str, str]:
         else:
             found[name] = _text(given, many=kind == "list")
     return found
-
-
-def unknown_keys(text: str, path: str = "config.yaml") -> tuple[str, ...]:
-    """Return the keys that the server will drop without a word.
-
-    Raises:
-        FileError: The text is no YAML mapping.
-    """
-    return tuple(key for key in _mapping(text, path) if _flag(key) is None)
 
 
 def lookup(spec: LaunchSpec, flag: str, config: Mapping[str, str] = EMPTY) -> str | None:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Collection, Mapping, Sequence
 
-import msgspec
-
 from diagnose.launch.config import EMPTY, lookup
 from diagnose.launch.flags import parse_version
 from diagnose.launch.spec import set_flag
@@ -156,38 +154,3 @@ def _ports(given: str | None) -> tuple[int, ...]:
 
 def _number(given: str | None, default: int) -> int:
     return int(given) if given is not None and given.strip().isdigit() else default
-
-
-class Known(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it, in one value."""
-
-    log_dir: str
-    base_url: str
-    http_port: int
-    metrics_port: int
-    queue_ports: tuple[int, ...]
-    cache_ports: tuple[int, ...]
-    model: str
-    served_name: str
-    visible_devices: tuple[str, ...] | None
-
-
-def known(
-    spec: LaunchSpec,
-    *,
-    version: str | None = None,
-    config: Mapping[str, str] = EMPTY,
-    environ: Mapping[str, str] = EMPTY,
-) -> Known:
-    """Read a whole command; see the single functions."""
-    return Known(
-        log_dir=log_dir(spec, environ),
-        base_url=base_url(spec, config),
-        http_port=http_port(spec, config),
-        metrics_port=metrics_port(spec, version, config),
-        queue_ports=queue_ports(spec, version, config),
-        cache_ports=cache_ports(spec, version, config),
-        model=model_path(spec, config),
-        served_name=served_name(spec, config),
-        visible_devices=visible_devices(spec, environ),
-    )

@@ -12,6 +12,7 @@ from datetime import datetime
 
 import msgspec
 
+from diagnose.engine import planner
 from diagnose.engine.templates import Template
 from diagnose.model.finding import Finding
 from diagnose.model.incident import Incident, Plan, State
@@ -252,17 +253,7 @@ def _cures(
         change=(),
         command=fill_command(rule.command, labels) if rule else "",
     )
-    return (advice, *(_cure(one, incident, labels, lang) for one in _remedies(incident, rule, knowledge)))
-
-
-def _remedies(incident: Incident, rule: Rule | None, knowledge: Knowledge) -> list[Remedy]:
-    """Name the remedies of the cause: those that the rule prefers, then by risk."""
-    names = rule.remedies if rule else ()
-    preferred = [knowledge.remedies[name] for name in names if name in knowledge.remedies]
-    general = [one for one in knowledge.remedies.values() if incident.cause in one.cures]
-    general.sort(key=lambda one: (one.risk.rank, one.id))
-    every = {one.id: one for one in (*preferred, *general) if one.status != "deprecated"}
-    return list(every.values())
+    return (advice, *(_cure(one, incident, labels, lang) for one in planner.remedies_for(incident, knowledge)))
 
 
 def _cure(remedy: Remedy, incident: Incident, labels: Mapping[str, str], lang: Lang) -> Cure:
