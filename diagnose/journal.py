@@ -58,26 +58,19 @@ class Journal:
         """
         self._lock = threading.Lock()
         self._behind = False
+        self._path = folder / FILE
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
             (folder / FILE).chmod(0o600)
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._check_version(folder / FILE)
+            _check_version(self._db, folder / FILE)
+            self._db.execute(f"PRAGMA user_version = {SCHEMA}")
             self._db.executescript(_TABLES)
         except (OSError, sqlite3.Error) as error:
             raise JournalError(
                 f"{folder / FILE}: {error}. Give a state folder that this user can write (--state-dir DIR)."
             ) from error
-
-    def _check_version(self, path: Path) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version > SCHEMA:
-            raise JournalError(
-                f"{path}: written by a newer diagnose (schema {version}, this one knows {SCHEMA}). "
-                "Upgrade diagnose, or move the file away to begin a new journal."
-            )
-        self._db.execute(f"PRAGMA user_version = {SCHEMA}")
 
     def record(self, turn: Turn, state: State, kept: Mapping[str, bytes]) -> None:
         """Write one turn down, with where the mind stands after it, and what the senses must keep.
@@ -141,9 +134,16 @@ class Journal:
         return dict(self._db.execute("SELECT name, value FROM kept").fetchall())
 
     def state(self) -> State:
-        """Return where the mind stood after the last turn; a fresh state where there is none."""
+        """Return where the mind stood after the last turn; a fresh state where there is none.
+
+        Raises:
+            JournalError: It cannot be understood.
+        """
         row = self._db.execute("SELECT value FROM state").fetchone()
-        return codec.decode(row[0], State) if row else State()
+        try:
+            return codec.decode(row[0], State) if row else State()
+        except msgspec.MsgspecError as error:
+            raise _strange(self._path, error) from error
 
     def turns(self) -> Iterator[Turn]:
         """Yield all turns, oldest first."""
@@ -186,7 +186,9 @@ def read(folder: Path) -> Snapshot:
             "or name its folder (--state-dir DIR)."
         )
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as db:
+            _check_version(db, path)
+            db.execute("BEGIN")  # all of it from one moment
             row = db.execute("SELECT at, value FROM state").fetchone()
             rows: Sequence[tuple[bytes]] = db.execute(
                 "SELECT value FROM incidents ORDER BY last_seen DESC LIMIT 1000"
@@ -194,11 +196,30 @@ def read(folder: Path) -> Snapshot:
             kept = dict(db.execute("SELECT name, value FROM kept").fetchall())
     except sqlite3.Error as error:
         raise JournalError(f"{path}: {error}. Is it readable for this user?") from error
-    return Snapshot(
-        at=datetime.fromisoformat(row[0]).astimezone(timezone.utc) if row else None,
-        state=codec.decode(row[1], State) if row else State(),
-        incidents=tuple(codec.decode(value, Incident) for (value,) in rows),
-        kept=kept,
+    try:
+        return Snapshot(
+            at=datetime.fromisoformat(row[0]).astimezone(timezone.utc) if row else None,
+            state=codec.decode(row[1], State) if row else State(),
+            incidents=tuple(codec.decode(value, Incident) for (value,) in rows),
+            kept=kept,
+        )
+    except msgspec.MsgspecError as error:
+        raise _strange(path, error) from error
+
+
+def _check_version(db: sqlite3.Connection, path: Path) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA:
+        raise JournalError(
+            f"{path}: written by a newer diagnose (schema {version}, this one knows {SCHEMA}). "
+            "Upgrade diagnose, or move the file away to begin a new journal."
+        )
+
+
+def _strange(path: Path, error: Exception) -> JournalError:
+    return JournalError(
+        f"{path}: written by another version of diagnose ({error}). "
+        "Use that version, or move the file away to begin a new journal."
     )
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from diagnose.errors import ActuatorError, ControllerError
+from diagnose.launch import settings
 from diagnose.launch.secrets import hidden
 from diagnose.launch.spec import diff
 from diagnose.model.incident import Intent, Plan
+from diagnose.model.launch import LaunchSpec
 from diagnose.model.remedy import ServerRestart, Step
 from diagnose.model.text import Text
 from diagnose.ports import Controller, GpuReader, GpuUnavailableError, Handle, StopReport
 
 _GRACE = timedelta(seconds=30)
+_SLACK_BYTES = 256 << 20
+_LOOK_SECONDS = 0.2
 
 
 @dataclass
@@ -31,6 +37,7 @@ class Server:
         running: Counts requests in flight; ``None`` where that cannot be asked.
         started: Called with each new handle, at once: the journal's note.
         stopping: Called before a stop on purpose: what ends now is expected.
+        memory_wait: How long a restart waits for GPU memory that no process of ours holds any more.
     """
 
     target: str
@@ -42,6 +49,8 @@ class Server:
     running: Callable[[], int | None] | None = None
     started: Callable[[Handle], None] = lambda _handle: None
     stopping: Callable[[Handle], None] = lambda _handle: None
+    memory_wait: timedelta = timedelta(seconds=60)
+    _others: Mapping[int, int] = field(default_factory=dict)
 
     def alive(self) -> bool:
         """Say whether the main process runs."""
@@ -76,10 +85,36 @@ class Server:
         """
         number = self.generation + 1
         folder = self.run_dir / f"generation-{number}"
+        self._others = self._used(plan.after)
         handle = self.controller.start(self.target, number, plan.after, run_dir=str(folder))
         self.handle, self.generation = handle, number
         self.started(handle)
         return handle
+
+    def late_bytes(self) -> int:
+        """Wait until the cards hold no more than before the last start, and say how much more they still hold.
+
+        A worker that died takes its memory along, but not at once; and in a container nobody tells whose
+        memory is whose. What a neighbour took meanwhile looks the same: after ``memory_wait`` this gives up.
+        """
+        deadline = time.monotonic() + self.memory_wait.total_seconds()
+        while (late := self._more_than_before()) and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+        return late
+
+    def _more_than_before(self) -> int:
+        used = self._used(self.handle.spec) if self.handle and self._others else {}
+        more = max((used[index] - before for index, before in self._others.items() if index in used), default=0)
+        return more if more > _SLACK_BYTES else 0
+
+    def _used(self, spec: LaunchSpec) -> dict[int, int]:
+        """Return the bytes in use of each card that the command may see; empty where nobody can tell."""
+        visible = settings.visible_devices(spec, os.environ)
+        try:
+            cards = self.gpu.read(()) if self.gpu else ()
+        except GpuUnavailableError:
+            return {}
+        return {card.index: card.used_bytes for card in cards if visible is None or str(card.index) in visible}
 
     def _own_bytes(self) -> Callable[[], int | None] | None:
         """Ask for the memory of the processes that live now, also when they are gone."""
@@ -127,11 +162,14 @@ class RestartServer:
         drain = step.drain if isinstance(step, ServerRestart) else timedelta(0)
         report = server.stop(drain=drain, grace=min(self._grace, step.timeout))
         cleaned = self._clean()
+        late = server.late_bytes()
         handle = server.start(intent.plan)
         gone = len(report.ended) + len(report.killed)
         return (
             f"ended {gone} processes ({len(report.killed)} by SIGKILL) in {report.seconds:.1f} s, "
             f"{cleaned}, started generation {handle.generation} as process {handle.pid}"
+        ) + (
+            f"; {late / 2**30:.1f} GiB of GPU memory that it had not found at its last start were held" if late else ""
         )
 
     def _clean(self) -> str:

@@ -294,7 +294,13 @@ class Session:
         console = _CONSOLE.search(piece.source)
         generation = int(console[1]) if console else piece.generation or self.server.generation
         piece = msgspec.structs.replace(piece, generation=max(generation, 1))
-        matches, carry = self.matcher.scan(piece, self._carries.get(piece.source, Carry()))
+        try:
+            matches, carry = self.matcher.scan(piece, self._carries.get(piece.source, Carry()))
+        except Exception as error:  # noqa: BLE001 - lines that break the matcher must not end the watch
+            told = f"lines from {piece.first_line} were passed over ({type(error).__name__}: {error}). "
+            told += "A fault of diagnose: report it, and look at them by hand."
+            self._carries.pop(piece.source, None)
+            return [SourceSilent(target=self.name, at=piece.read_at, source=piece.source, reason=told)]
         self._carries[piece.source] = carry
         return list(matches)
 
@@ -336,7 +342,7 @@ class Session:
         done = (
             handle is not None and handle.generation > intent.generation and handle.spec.argv == intent.plan.after.argv
         )
-        text = "found done after a restart of the daemon" if done else "interrupted: the daemon was restarted"
+        text = "found done after a restart of the daemon" if done else "the daemon was restarted"
         return Outcome(
             target=self.name,
             at=self.clock.now(),

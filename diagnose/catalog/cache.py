@@ -16,7 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from diagnose.engine.match import Matcher, fingerprint
+from diagnose.engine.asked import fingerprint
+from diagnose.engine.match import Matcher
 from diagnose.model import codec
 from diagnose.model.knowledge import Knowledge
 
@@ -65,13 +66,16 @@ def _machine() -> str:
 
 
 def _folder() -> Path:
-    base = os.environ.get("CACHE_DIRECTORY") or os.environ.get("XDG_CACHE_HOME")
+    base = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0] or os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "diagnose"
 
 
 def _read(name: str) -> bytes | None:
     with contextlib.suppress(OSError, RuntimeError):
-        return (_folder() / name).read_bytes()
+        path = _folder() / name
+        state = path.stat()
+        if state.st_uid == os.geteuid() and not state.st_mode & 0o022:  # nobody else wrote what will be obeyed
+            return path.read_bytes()
     return None
 
 
@@ -79,10 +83,14 @@ def _write(name: str, data: bytes) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         folder = _folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, draft = tempfile.mkstemp(dir=folder)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(draft).replace(folder / name)
+        descriptor, draft = tempfile.mkstemp(dir=folder)  # readers never see half a file, writers never share one
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            Path(draft).replace(folder / name)
+        except OSError:
+            Path(draft).unlink(missing_ok=True)
+            raise
         old = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]
         for path in old:
             path.unlink(missing_ok=True)

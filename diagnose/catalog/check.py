@@ -14,7 +14,7 @@ from diagnose.engine import plan, signals, window
 from diagnose.engine.correlate import Group
 from diagnose.engine.incidents import begin
 from diagnose.engine.match import Carry, Matcher
-from diagnose.engine.scan import loosened
+from diagnose.engine.scan import loosened, refused
 from diagnose.engine.signals import Signal
 from diagnose.engine.targets import Target
 from diagnose.model.causes import CAUSES
@@ -68,11 +68,17 @@ class Tested(msgspec.Struct, frozen=True, kw_only=True):
 # --- lint
 
 
-def lint(knowledge: Knowledge) -> list[Problem]:
-    """Say what is unwise in rules and remedies."""
-    problems = [problem for rule in knowledge.rules.values() for problem in _rule(rule, knowledge)]
-    problems += [problem for remedy in knowledge.remedies.values() for problem in _remedy(remedy)]
-    if circle := _circle(knowledge):
+def lint(knowledge: Knowledge, only: Knowledge | None = None) -> list[Problem]:
+    """Say what is unwise in rules and remedies, or in those of ``only``, among all that is known."""
+    told = only or knowledge
+    rules = [rule for name, rule in knowledge.rules.items() if name in told.rules]
+    problems = [problem for rule in rules for problem in _rule(rule, knowledge)]
+    problems += _refused(rules)
+    problems += [
+        problem for name, one in knowledge.remedies.items() if name in told.remedies for problem in _remedy(one)
+    ]
+    circle = find_circle(knowledge)
+    if circle and any(rule.cause in circle for rule in rules):
         problems.append(
             Problem(
                 item=circle[0],
@@ -81,6 +87,24 @@ def lint(knowledge: Knowledge) -> list[Problem]:
             )
         )
     return problems
+
+
+def _refused(rules: Sequence[Rule]) -> Iterator[Problem]:
+    """Name patterns that only the slow engine can search for; with one of them no database is kept."""
+    wanted = [(rule.id, pattern) for rule in rules for pattern in _searched(rule)]
+    slow = set(refused([pattern for _, pattern in wanted]))
+    for item, pattern in wanted:
+        if pattern in slow:
+            yield Problem(
+                item=item,
+                message=f"pattern {pattern!r}: Hyperscan refuses it",
+                cure="Take out what may be empty, large counted repeats and inline flags other than (?i)",
+            )
+
+
+def _searched(rule: Rule) -> list[str]:
+    leaves = [leaf.pattern for leaf in pattern_leaves(rule.when)]
+    return [pattern for pattern in (*leaves, rule.clears.pattern) if pattern]
 
 
 def _rule(rule: Rule, knowledge: Knowledge) -> Iterator[Problem]:
@@ -102,10 +126,10 @@ def _rule(rule: Rule, knowledge: Knowledge) -> Iterator[Problem]:
 
 def _patterns_and_groups(rule: Rule) -> Iterator[Problem]:
     groups = set(rule.key)
-    for leaf in pattern_leaves(rule.when):
-        for message, cure in _pattern(leaf.pattern or ""):
-            yield Problem(item=rule.id, message=f"pattern {leaf.pattern!r}: {message}", cure=cure)
-        groups |= set(re.findall(r"\(\?P<(\w+)>", leaf.pattern or ""))
+    for pattern in _searched(rule):
+        for message, cure in _pattern(pattern):
+            yield Problem(item=rule.id, message=f"pattern {pattern!r}: {message}", cure=cure)
+        groups |= set(re.findall(r"\(\?P<(\w+)>", pattern))
     named = {field for text in (rule.title, rule.fix) for both in (text.en, text.zh) for field in _FIELD.findall(both)}
     if unknown := named - groups - _EVENT_LABELS:
         yield Problem(
@@ -151,7 +175,8 @@ def _remedy(remedy: Remedy) -> Iterator[Problem]:
             yield Problem(item=remedy.id, message=f"test {test.name!r}: no rung {test.rung}", cure="Count from 1")
 
 
-def _circle(knowledge: Knowledge) -> list[str]:
+def find_circle(knowledge: Knowledge) -> list[str]:
+    """Return causes that explain each other in a circle, the first again at the end; empty where none do."""
     graph: dict[str, set[str]] = {}
     for rule in knowledge.rules.values():
         graph.setdefault(rule.cause, set()).update(rule.explains)

@@ -16,7 +16,7 @@ import yaml
 
 from diagnose import __version__
 from diagnose.catalog import cache, yamlfile
-from diagnose.errors import ConfigError, RuleFileError
+from diagnose.errors import ConfigError, FileError, RuleFileError
 from diagnose.model import codec
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.remedy import Remedy
@@ -37,33 +37,52 @@ def shipped(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
-def load(folders: Sequence[Path] = (), overrides: Overrides | None = None) -> Knowledge:
+def load(folders: Sequence[Path] = (), overrides: Overrides | None = None, *, fresh: bool = False) -> Knowledge:
     """Load all that is known.
 
     Args:
         folders: More rules and remedies, over the shipped ones and this host's; files or folders.
         overrides: Single fields by id, e.g. ``{"server.fit-memory": {"mode": "suggest"}}``.
+        fresh: Read the files, whatever was kept of them: for those who are just writing them.
 
     Raises:
         RuleFileError: A file cannot be used.
         ConfigError: A folder is not there, or an override fits nothing.
     """
-    host = [folder for folder in HOST_FOLDERS if folder.is_dir()]
-    files = list(_files([shipped("rules"), shipped("remedies"), *host, *folders]))
-    key = _key(files, overrides)
-    known = cache.knowledge(key)
+    found = files(folders)
+    key = _key(found, overrides)
+    known = None if fresh else cache.knowledge(key)
     if known is not None:  # marks are code: those that were kept may be of another version
         known = msgspec.structs.replace(known, marks=fastdeploy.MARKS)
     if known is None:
-        known = _read(files, overrides or {}, key)
+        known = _read(found, overrides or {}, key)
         cache.keep_knowledge(key, known)
     return known
 
 
+def files(folders: Sequence[Path] = ()) -> list[Path]:
+    """List the files that `load` would read now: shipped, this host's, then these; the last word last.
+
+    Raises:
+        ConfigError: A folder is not there.
+    """
+    host = [folder for folder in HOST_FOLDERS if folder.is_dir()]
+    return list(_files([shipped("rules"), shipped("remedies"), *host, *folders]))
+
+
+def digest(folders: Sequence[Path] = (), overrides: Overrides | None = None) -> str:
+    """Return the digest that `load` would give now; looks at the states of the files alone.
+
+    Raises:
+        ConfigError: A folder or file is not there.
+    """
+    return _key(files(folders), overrides)
+
+
 def read_files(paths: Sequence[Path]) -> Knowledge:
     """Load just these files or folders, for those who check what they wrote."""
-    files = list(_files(paths))
-    return _read(files, {}, _key(files, None))
+    found = list(_files(paths))
+    return _read(found, {}, _key(found, None))
 
 
 def read_config(path: Path, kind: type[S]) -> S:
@@ -75,7 +94,17 @@ def read_config(path: Path, kind: type[S]) -> S:
     documents = yamlfile.read(path)
     if not documents:
         return kind()
-    value, node = documents[0]
+    value, node = documents[-1]
+    if len(documents) > 1 or not isinstance(value, dict):
+        found = (
+            "several documents" if len(documents) > 1 else f"a {'list' if isinstance(value, list) else 'lone value'}"
+        )
+        raise FileError(
+            path=str(path),
+            line=node.start_mark.line + 1,
+            problem=f"expected settings, each with its name, found {found}",
+            hint="Write one document of lines such as targets: ...; see diagnose config schema",
+        )
     return yamlfile.convert(value, node, kind, path)
 
 
@@ -84,15 +113,24 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
         if path.is_file():
             yield path
         elif path.is_dir():
-            yield from sorted(one for one in path.rglob("*") if one.suffix in {".yaml", ".yml"})
+            found = (one for one in path.rglob("*") if one.suffix in {".yaml", ".yml"})
+            yield from sorted(one for one in found if not one.name.startswith("."))  # an editor's own
         else:
             raise ConfigError(f"{path}: no such file or folder. Name one that holds rules or remedies.")
 
 
 def _key(files: Sequence[Path], overrides: Overrides | None) -> str:
-    stats = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
-    whole = codec.encode([__version__, stats, overrides or {}])
+    whole = codec.encode([__version__, [_state_of(path) for path in files], overrides or {}])
     return hashlib.sha256(whole).hexdigest()[:32]
+
+
+def _state_of(path: Path) -> tuple[str, int, int, int, int]:
+    """Tell a file from what it was before: by its time of change too, which nobody can set back."""
+    try:
+        state = path.stat()
+    except OSError as problem:
+        raise ConfigError(f"{path}: {problem.strerror}. Give a file that this user can read.") from problem
+    return str(path), state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino
 
 
 def _read(files: Sequence[Path], overrides: Overrides, key: str) -> Knowledge:
@@ -124,7 +162,7 @@ def _items(path: Path) -> Iterator[Rule | Remedy]:
                 raise RuleFileError(
                     path=str(path),
                     line=place.start_mark.line + 1,
-                    problem=f"expected a rule, found {one!r}",
+                    problem=f"expected a rule, found {str(one)[:80]!r}",
                     hint="Begin each rule with its id:, as the shipped ones do",
                 )
             kind: type[Rule | Remedy] = Remedy if "ladder" in one else Rule
@@ -183,8 +221,8 @@ def _overridden(item: T, name: str, fields: Mapping[str, str]) -> T:
     for field, value in fields.items():
         if field not in plain:
             raise ConfigError(f"overrides: {name} has no field {field!r}. It has: {', '.join(plain)}.")
-        plain[field] = float(value) if isinstance(plain[field], float) else value
+        plain[field] = value
     try:
-        return codec.convert(plain, type(item))
+        return msgspec.convert(plain, type(item), dec_hook=codec.from_plain, strict=False)
     except msgspec.ValidationError as problem:
         raise ConfigError(f"overrides: {name}: {problem}. Write a value that this field takes.") from problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,16 @@ from diagnose.model import codec
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 T = TypeVar("T")
+
+_TYPES = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "null": "nothing",
+    "object": "fields, each with its name",
+    "str": "a text",
+}
 
 
 def read(path: Path, error: type[FileError] = FileError) -> list[tuple[Any, yaml.Node]]:
@@ -33,8 +44,7 @@ def read(path: Path, error: type[FileError] = FileError) -> list[tuple[Any, yaml
             path=str(path), line=1, problem=f"no UTF-8 text ({problem.reason})", hint="Save it as UTF-8"
         ) from problem
     try:
-        nodes = list(yaml.compose_all(text, Loader=_Loader))
-        values = list(yaml.load_all(text, Loader=_Loader))
+        documents = list(_documents(text))
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
         raise error(
@@ -44,11 +54,47 @@ def read(path: Path, error: type[FileError] = FileError) -> list[tuple[Any, yaml
             problem=f"not valid YAML: {problem.problem or problem.context}",
             hint="Check indentation, quotes and colons here; put patterns in single quotes",
         ) from problem
-    except (yaml.YAMLError, ValueError) as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+        said = " ".join(str(problem).split())
         raise error(
-            path=str(path), line=1, problem=f"not valid YAML: {problem}", hint="Save it as plain YAML"
+            path=str(path), line=1, problem=f"not valid YAML: {said}", hint="Save it as plain YAML"
         ) from problem
-    return [(value, node) for value, node in zip(values, nodes, strict=True) if node is not None]
+    for _, node in documents:
+        _refuse_twice(node, path, error, set())
+    return documents
+
+
+def _documents(text: str) -> Iterator[tuple[Any, yaml.Node]]:
+    loader = _Loader(text)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            yield loader.construct_document(node), node
+    finally:
+        loader.dispose()
+
+
+def _refuse_twice(node: yaml.Node, path: Path, error: type[FileError], seen: set[int]) -> None:
+    """YAML takes the last of two fields of one name, and says nothing of the first."""
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_twice(item, path, error, seen)
+    if isinstance(node, yaml.MappingNode):
+        names: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in names:
+                raise error(
+                    path=str(path),
+                    line=key.start_mark.line + 1,
+                    column=key.start_mark.column + 1,
+                    problem=f"the field {key.value!r} stands twice",
+                    hint="Keep one of them",
+                )
+            names.add(str(key.value))
+            _refuse_twice(value, path, error, seen)
 
 
 def convert(value: Any, node: yaml.Node, kind: type[T], path: Path, error: type[FileError] = FileError) -> T:  # noqa: ANN401
@@ -67,7 +113,7 @@ def convert(value: Any, node: yaml.Node, kind: type[T], path: Path, error: type[
             line=where.start_mark.line + 1,
             column=where.start_mark.column + 1,
             problem=f"{_plain(message)}{f' (at {place.rstrip(chr(96))})' if place else ''}",
-            hint=_hint(message, kind, where),
+            hint=_hint(message, kind),
         ) from problem
 
 
@@ -91,21 +137,21 @@ def _plain(message: str) -> str:
     return message.replace("Object contains", "here is").replace("Object missing required field", "missing")
 
 
-def _hint(message: str, kind: type, node: yaml.Node) -> str:
-    del node
+def _hint(message: str, kind: type) -> str:
     if unknown := re.search(r"unknown field `([^`]+)`", message):
         import difflib  # noqa: PLC0415 (only to explain a mistake)
 
         near = difflib.get_close_matches(unknown[1], _names(kind), n=1)
         return (
-            f"Did you mean {near[0]!r}?"
+            f"Did you mean {near[0]!r}? Then write that"
             if near
             else f"Take {unknown[1]!r} out; see the JSON Schema for what may stand here"
         )
     if missing := re.search(r"missing required field `([^`]+)`", message):
         return f"Add {missing[1]!r}"
     if expected := re.search(r"Expected `([^`]+)`, got `([^`]+)`", message):
-        return f"Write a value of type {expected[1]} instead of {expected[2]}"
+        wanted, found = (_TYPES.get(one.partition(" ")[0], f"a value of type {one}") for one in expected.groups())
+        return f"Write {wanted} instead of {found}"
     if "Invalid enum value" in message:
         return "Write one of the words that the schema lists"
     return "See the JSON Schema for what may stand here"

@@ -52,6 +52,10 @@ class Narrator:
         self._console, self._lang, self._since = console, lang, since
         self._told: dict[str, int] = {}
 
+    def remember(self, state: State) -> None:
+        """Take what an earlier daemon told as told."""
+        self._told = {one.id: len(one.timeline) for one in state.incidents.values()}
+
     def __call__(self, state: State, effects: Sequence[Effect]) -> None:
         """Tell what is new."""
         del state

@@ -43,10 +43,10 @@ def add(subparsers: Any) -> None:
     schema.set_defaults(run=run_schema)
 
 
-def _known(args: argparse.Namespace) -> Knowledge:
+def _known(args: argparse.Namespace, *, fresh: bool = False) -> Knowledge:
     from diagnose.catalog import load
 
-    return load.load([Path(one) for one in (*args.rules, *args.remedies)])
+    return load.load([Path(one) for one in (*args.rules, *args.remedies)], fresh=fresh)
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -90,15 +90,13 @@ def run_lint(args: argparse.Namespace) -> int:
     """Print what is unwise; exit 1 where anything is."""
     from diagnose.catalog import check, load
 
-    known = _known(args)
-    if args.paths:
-        own = load.read_files(args.paths)
-        known = load.load([*map(Path, (*args.rules, *args.remedies)), *args.paths])
-        wanted = {*own.rules, *own.remedies}
-    problems = [one for one in check.lint(known) if not args.paths or one.item in wanted]
+    own = load.read_files(args.paths) if args.paths else None
+    known = load.load([*map(Path, (*args.rules, *args.remedies)), *args.paths], fresh=True)
+    told = own or known
+    problems = check.lint(known, own)
     for problem in problems:
         print(f"{problem.item}: {problem.message}. {problem.cure}.")
-    print(f"{len(known.rules)} rules, {len(known.remedies)} remedies, {len(problems)} problems")
+    print(f"{len(told.rules)} rules, {len(told.remedies)} remedies, {len(problems)} problems")
     return 1 if problems else 0
 
 
@@ -106,7 +104,7 @@ def run_test(args: argparse.Namespace) -> int:
     """Run the embedded tests and print the counts; exit 1 where one fails."""
     from diagnose.catalog import cache, check
 
-    known = _known(args)
+    known = _known(args, fresh=True)
     if unknown := set(args.ids) - {*known.rules, *known.remedies}:
         raise InputError(f"no rule or remedy {', '.join(sorted(unknown))}. See diagnose rules list.")
     done = check.run_tests(known, cache.matcher(known), args.ids)

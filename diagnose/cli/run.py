@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     narrator = Narrator(console, lang, since=datetime.now(timezone.utc))
     stop = args.on_exit == "stop"
     with wiring.daemon(config, folder, watcher=narrator, stop_servers=stop) as daemon:
+        narrator.remember(daemon.state)
         supervise(daemon)
         for session in daemon.sessions.values():
             handle = session.server.handle

@@ -14,6 +14,10 @@ from diagnose.model.rule import Severity
 EPISODE_GAP = timedelta(minutes=10)
 """Quiet of this length ends an episode: what comes later is another trouble."""
 
+_BURST_GAP = timedelta(minutes=3)
+_BURSTS = frozenset({"gpu_xid", "gpu_ecc", "gpu_lost", "nvlink_fault"})
+"""What a driver reports comes in bursts, and is over sooner."""
+
 _SLACK = timedelta(minutes=2)
 """Clocks of different files differ, and files are flushed late: an echo may seem to come first."""
 
@@ -46,7 +50,7 @@ def merge(findings: Iterable[Finding], knowledge: Knowledge) -> list[Finding]:
     merged: dict[str, list[Finding]] = {}
     for finding in sorted(findings, key=_by_time):
         same = merged.setdefault(identity(finding, knowledge), [])
-        if same and finding.at - same[-1].last_at <= EPISODE_GAP:
+        if same and finding.at - same[-1].last_at <= _gap(finding):
             same[-1] = _joined(same[-1], finding)
         else:
             same.append(finding)
@@ -82,6 +86,10 @@ def explains(cause: Finding, echo: Finding, knowledge: Knowledge) -> bool:
     if rule is None or echo.cause == cause.cause or echo.cause not in rule.explains:
         return False
     return echo.last_at >= cause.at - _SLACK
+
+
+def _gap(finding: Finding) -> timedelta:
+    return _BURST_GAP if finding.cause in _BURSTS else EPISODE_GAP
 
 
 def _by_time(finding: Finding) -> tuple[datetime, str]:
@@ -121,7 +129,7 @@ def _episodes(findings: Sequence[Finding]) -> list[list[Finding]]:
     episodes: list[list[Finding]] = []
     until: datetime | None = None
     for finding in findings:
-        if until is None or finding.at - until > EPISODE_GAP:
+        if until is None or finding.at - until > _gap(finding):
             episodes.append([])
             until = finding.last_at
         episodes[-1].append(finding)

@@ -154,14 +154,15 @@ def bare(data: bytes) -> bytes:
 def pieces(raw: bytes) -> list[bytes]:
     r"""Split a raw line where a bar wrote over itself, and where syslog joined lines; never empty.
 
-    Of a line with very many pieces the last 400 are given.
+    Of a line with very many pieces the first, which may say what the rest is, and the last 400 are given.
 
     >>> pieces(b"Loading:  10%\rLoading:  20%\r\n")
     [b'Loading:  10%', b'Loading:  20%']
     """
     raw = raw.rstrip(b"\r\n")
     if b"\r" in raw:
-        return [piece for piece in raw.split(b"\r")[-_MOST_PIECES:] if piece] or [raw]
+        told = [piece for piece in raw.split(b"\r") if piece] or [b""]
+        return [told[0], *told[1:][-_MOST_PIECES:]]
     if b"#012" in raw and _SYSLOG.match(raw):
         return raw.replace(b"#011", b"\t").split(b"#012")[:_MOST_PIECES]
     return [raw]

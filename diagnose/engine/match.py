@@ -7,27 +7,33 @@ a warning or error record: it may be the second line of somebody's prompt.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone, tzinfo
 
 import msgspec
 import re2
 
+from diagnose.engine.asked import asked_of, counts_in, texts
 from diagnose.engine.blocks import block_of
 from diagnose.engine.lines import Line, bare, pieces, take_apart
-from diagnose.engine.scan import CHUNK_BYTES, SHAPE, Engine, scanner
+from diagnose.engine.scan import CHUNK_BYTES, Engine, scanner
 from diagnose.engine.users import body_of, zones
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.observation import Hit, LogLines, LogMatch
-from diagnose.model.rule import CLEARING_LEAF, When
 
 _HEAD_BYTES = 64 * 1024
 _MOST_LINE = 1 << 20
 _MOST_BACK = 200
 _BLOCK_BYTES = 64 * 1024
 _TEXT_CHARS = 4096
+_WINDOW_BYTES = 1 << 20
+_MOST_HITS = 100
+"""Of one pattern in one window: in a storm the rest tells nothing new.
+
+Only what counts is counted: users cannot hide with theirs what the server says.
+"""
 
 _LOGGED = frozenset({"api", "engine", "access", "error", "cache", "data"})
 """Streams in which a logger writes every record: bare lines continue one."""
@@ -35,10 +41,6 @@ _LOGGED = frozenset({"api", "engine", "access", "error", "cache", "data"})
 _ERRORS = {"ERROR", "CRITICAL"}
 _GRAVE = _ERRORS | {"WARNING"}
 
-_ERROR_HINT = (
-    r"ERROR|CRITICAL|FATAL|Error Message Summary|terminate called|FatalError|"
-    r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Exit|Failure|Timeout)(?::|$)|^E\d{4} |panicked at"
-)
 _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failure|Timeout|Warning)(?::|$)")
 _NO_ERROR = re.compile(r"\w*Warning:|(?:KeyboardInterrupt|SystemExit)\b")
 _FATAL = re.compile(r"terminate called|FatalError:|Fatal Python error|.{0,200}panicked at ")
@@ -60,22 +62,6 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True):
     starts: int = 0
     attempt: int = 0
     told: frozenset[int] = frozenset()
-
-
-class _Pattern(msgspec.Struct, frozen=True):
-    """What is searched for once, whoever asks for it."""
-
-    pattern: str
-    unless: str | None
-    streams: tuple[str, ...]
-    levels: tuple[str, ...]
-
-
-class _Asked(msgspec.Struct):
-    """Who asks for a pattern, and whether one match in a start tells them all."""
-
-    hits: list[tuple[str, int]]
-    once: bool = True
 
 
 class _Above(msgspec.Struct, frozen=True):
@@ -109,13 +95,14 @@ class Matcher:
             database: What `dump` gave for the same knowledge.
         """
         self._zone = zone
-        asked = _asked(knowledge)
+        asked = asked_of(knowledge)
         self._patterns = list(asked)
         self._asked = list(asked.values())
+        self.starts = frozenset(n for n, one in enumerate(self._asked) if any(name == "@start" for name, _ in one.hits))
         self._confirm: dict[str, re2.Pattern] = {}
         self._barred: dict[str, frozenset[int]] = {}
-        patterns = _texts(self._patterns)
-        self._error_number = len(patterns) - 1
+        patterns = texts(self._patterns)
+        self.error_number = len(patterns) - 1
         self._scanner = scanner(patterns, engine=engine, database=database)
 
     def dump(self) -> bytes:
@@ -143,11 +130,15 @@ class Matcher:
     def hits(self, line: Line, numbers: frozenset[int]) -> Iterator[tuple[int, Mapping[str, str], int]]:
         """Confirm rough hits: yield the real ones with their labels and where in the line's text they begin."""
         theirs = zones(line.text)
-        for number in sorted(numbers - {self._error_number}):
+        ours = _before(line, theirs)
+        if ours is not line:  # most of what hit stands in the body of a request: ask once more without
+            again = self._scanner.lines(ours.text.encode(errors="replace"))
+            numbers &= frozenset[int]().union(*(rough for _, _, rough in again))
+        for number in sorted(numbers - {self.error_number}):
             pattern = self._patterns[number]
             if pattern.levels and line.level and line.level not in pattern.levels:
                 continue
-            found = self._search(pattern.pattern, line, theirs)
+            found = self._search(pattern.pattern, ours, theirs)
             if found and not (pattern.unless and self._search(pattern.unless, line)):
                 yield number, found[0], found[1]
 
@@ -159,7 +150,7 @@ class Matcher:
         """Return the patterns that do not count in a kind of log."""
         if stream not in self._barred:
             pairs = enumerate(zip(self._patterns, self._asked, strict=True))
-            self._barred[stream] = frozenset(n for n, (one, asked) in pairs if not _counts_in(one, asked, stream))
+            self._barred[stream] = frozenset(n for n, (one, asked) in pairs if not counts_in(one, asked, stream))
         return self._barred[stream]
 
     def once(self, number: int) -> bool:
@@ -187,20 +178,13 @@ class Matcher:
             return head
         return take_apart(raw, zone=self._zone, reference=reference)
 
-    def lines(self, data: bytes) -> Iterator[tuple[int, int, frozenset[int]]]:
-        """Find lines that may match, chunk by chunk."""
-        at = 0
-        while at < len(data):
-            end = at + CHUNK_BYTES
-            if end < len(data):
-                end = data.rfind(b"\n", at, end) + 1 or data.find(b"\n", end) + 1 or len(data)
-            for start, stop, numbers in self._scanner.lines(data[at:end]):
-                yield at + start, at + stop, numbers
-            at = end
+    def rough(self, data: bytes, idle: frozenset[int]) -> Iterator[tuple[int, int, frozenset[int]]]:
+        """Find lines that may match, in one chunk; ``idle`` says what nobody asks for."""
+        return self._scanner.lines(data, idle)
 
     def may_be_error(self, numbers: frozenset[int]) -> bool:
         """Say whether the rough pattern of unknown errors hit."""
-        return self._error_number in numbers
+        return self.error_number in numbers
 
 
 class _Reader:
@@ -214,18 +198,47 @@ class _Reader:
         self.attempt = lines.generation or carry.starts + 1
         self.barred = matcher.barred(lines.stream)
         self.told = set(carry.told) if carry.attempt == self.attempt else set()
+        self.counts: Counter[int] = Counter()
+        self.full: set[int] = set()
+        self.window = 0
+        self.number, self.counted = lines.first_line, 0
         self._above: dict[int, _Above] = {}
 
     def read(self) -> Iterator[LogMatch]:
-        counted, number = 0, self.lines.first_line
+        """Read chunk by chunk."""
         data = self.lines.data
-        for start, stop, rough in self.matcher.lines(data):
-            number += data.count(b"\n", counted, start)
-            counted = start
-            numbers = rough - self.barred - self.told
-            if not numbers:
-                continue
-            yield from self._matches(start + self.offset, stop + self.offset, number, numbers)
+        at = 0
+        while at < len(data):
+            end = at + CHUNK_BYTES
+            if end < len(data):
+                end = data.rfind(b"\n", at, end) + 1 or data.find(b"\n", end) + 1 or len(data)
+            if at // _WINDOW_BYTES != self.window:
+                self.window = at // _WINDOW_BYTES
+                self.counts.clear()
+                self.full.clear()
+            at = yield from self._chunk(at, end)
+
+    def _chunk(self, at: int, end: int) -> Generator[LogMatch, None, int]:
+        """Read one chunk; return where to go on."""
+        data = self.lines.data
+        for begin, close, rough in self.matcher.rough(data[at:end], self._idle()):
+            start, stop = at + begin, at + close
+            if self.told and self._begins_anew(start, stop, rough & self.matcher.starts):
+                self.told = set()  # and what is not asked for changes with it
+                return start
+            numbers = rough - self._idle()
+            if numbers:
+                self.number += data.count(b"\n", self.counted, start)
+                self.counted = start
+                yield from self._matches(start + self.offset, stop + self.offset, self.number, numbers)
+        return end
+
+    def _begins_anew(self, start: int, stop: int, numbers: frozenset[int]) -> bool:
+        if not numbers:
+            return False
+        parts = pieces(self.lines.data[start : min(stop, start + _MOST_LINE)])
+        lines = (self.matcher.take_apart(part, self.lines.read_at) for part in parts)
+        return any(True for line in lines for _ in self.matcher.hits(line, numbers))
 
     def _matches(self, start: int, stop: int, number: int, numbers: frozenset[int]) -> Iterator[LogMatch]:
         """Read one raw line; a bar that writes over itself, and syslog, put many pieces into one."""
@@ -246,7 +259,19 @@ class _Reader:
             match = self._match(line, found, above, number, stop, error=self.matcher.may_be_error(numbers))
             if match:
                 yield match
-                numbers -= {one for one, _, _ in found}
+                told = frozenset(one for one, _, _ in found)
+                self._count(told or {self.matcher.error_number})
+                numbers -= told
+
+    def _idle(self) -> frozenset[int]:
+        """Return the patterns that do not count here, or would tell nothing new."""
+        return self.barred.union(self.told, self.full)
+
+    def _count(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self.counts[number] += 1
+            if self.counts[number] >= _MOST_HITS:
+                self.full.add(number)
 
     def _match(
         self,
@@ -310,13 +335,9 @@ class _Reader:
         passed: list[str] = []
         record: Line | None = None
         date: datetime | None = None
-        at, walked = start, 0
+        at, walked, lost = start, 0, False
         while at > 0 and walked < _MOST_BACK and start - at < _BLOCK_BYTES:
             begin = self.data.rfind(b"\n", 0, at - 1) + 1
-            if known := self._above.get(begin):
-                passed += reversed(known.block if record is None else ())
-                record, date = record or known.record, date or known.at
-                break
             line = self._line(begin, at)
             walked += 1
             date = date or line.at
@@ -325,9 +346,14 @@ class _Reader:
                 record = line if line.prefixed else None
             if record and date:
                 break
+            if known := self._above.get(begin):  # somebody looked up from there already
+                passed += reversed(known.block[:-1] if record is None else ())
+                record, date, lost = record or known.record, date or known.at, known.lost
+                break
             at = begin
+        lost = record is None and (lost or walked >= _MOST_BACK)
         passed = [*reversed(passed), self._line(start, stop).text[:_TEXT_CHARS]]
-        told = _Above(record, date, block_of(passed)[-_MOST_BACK:], lost=record is None and walked >= _MOST_BACK)
+        told = _Above(record, date, block_of(passed)[-_MOST_BACK:], lost=lost)
         self._above = {start: told}  # the next hit often stands right below
         return told
 
@@ -348,64 +374,23 @@ class _Reader:
         return None
 
 
-def fingerprint(knowledge: Knowledge) -> str:
-    """Name the patterns that a matcher of this knowledge scans for: what its `Matcher.dump` fits."""
-    return hashlib.sha256("\0".join([SHAPE, *_texts(_asked(knowledge))]).encode()).hexdigest()[:32]
-
-
-def _texts(patterns: Iterable[_Pattern]) -> list[str]:
-    return [*(one.pattern for one in patterns), _ERROR_HINT]
-
-
-def _asked(knowledge: Knowledge) -> dict[_Pattern, _Asked]:
-    """Gather the patterns of all marks and rules; the same one asked for twice is searched for once.
-
-    A mark, what a rule wants absent, and what stays, tell nothing new by a second match in the same start: of an access
-    log with a million good answers the first is enough.
-    """
-    asked: dict[_Pattern, _Asked] = {}
-
-    def ask(pattern: _Pattern, rule_id: str, leaf: int, *, once: bool) -> None:
-        one = asked.setdefault(pattern, _Asked([]))
-        one.hits.append((rule_id, leaf))
-        one.once = one.once and once
-
-    for name, mark in knowledge.marks.items():
-        base = name.partition(".")[0]
-        ask(_Pattern(mark.pattern, None, mark.streams, ()), base, 0, once=base not in {"@start", "@measured"})
-    for rule in knowledge.rules.values():
-        for number, (when, absent) in enumerate(_leaves(rule.when, absent=False)):
-            pattern = _Pattern(when.pattern or "", when.unless, when.streams, when.levels)
-            ask(pattern, rule.id, number, once=absent or when.stays)
-        if rule.clears.pattern:
-            ask(_Pattern(rule.clears.pattern, None, (), ()), rule.id, CLEARING_LEAF, once=False)
-    return asked
-
-
-def _leaves(when: When, *, absent: bool) -> Iterator[tuple[When, bool]]:
-    """Yield the leaves with a pattern, in the order of `pattern_leaves`, and whether they are to be absent."""
-    if when.pattern:
-        yield when, absent
-    for child in (*when.all, *when.any, *when.sequence):
-        yield from _leaves(child, absent=absent)
-    if when.absent:
-        yield from _leaves(when.absent, absent=True)
-
-
-def _counts_in(pattern: _Pattern, asked: _Asked, stream: str) -> bool:
-    if stream == "unknown" and not asked.hits[0][0].startswith("@"):
-        return True
-    return stream in pattern.streams if pattern.streams else stream != "data"
+def _before(line: Line, theirs: Sequence[tuple[int, int]]) -> Line:
+    """Take only what stands before a user's text that goes on to the end of the line."""
+    end = min((start for start, stop in theirs if stop == len(line.text)), default=len(line.text))
+    if end == len(line.text):
+        return line
+    begin = len(line.text) - len(line.message)
+    return msgspec.structs.replace(line, text=line.text[:end], message=line.text[begin:end])
 
 
 def _outside(confirm: re2.Pattern, text: str, theirs: Sequence[tuple[int, int]]) -> re2.Match | None:
-    """Search where no user wrote; what only begins there must also hold without what the user wrote at the end."""
+    """Search where no user wrote; what ends in a user's text must hold without it, a name may be spanned."""
     at = 0
     while found := confirm.search(text, at):
         begin, end = found.span()
         inside = max((stop for start, stop in theirs if start <= begin < stop), default=None)
         if inside is None:
-            rest = min((start for start, stop in theirs if begin < start < end and stop == len(text)), default=None)
+            rest = min((start for start, stop in theirs if begin < start < end <= stop), default=None)
             return found if rest is None else confirm.search(text[:rest], at)
         at = inside
         if at >= len(text):

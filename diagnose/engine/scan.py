@@ -12,11 +12,11 @@ from typing import Literal, Protocol
 
 import re2
 
-CHUNK_BYTES = 256 * 1024
-MOST_HITS = 100
-"""Hits of one pattern in one chunk; in a storm the rest tells nothing new."""
+CHUNK_BYTES = 64 * 1024
+MOST_HITS = 1000
+"""Rough hits of one pattern in one chunk; in a storm the rest tells nothing new."""
 
-SHAPE = "2"
+SHAPE = "3"
 """Changes with `loosened`: a database made of other expressions does not fit."""
 
 Engine = Literal["auto", "hyperscan", "re2"]
@@ -25,11 +25,12 @@ Engine = Literal["auto", "hyperscan", "re2"]
 class Scanner(Protocol):
     """Finds lines that patterns may match."""
 
-    def lines(self, data: bytes) -> Iterator[tuple[int, int, frozenset[int]]]:
+    def lines(self, data: bytes, idle: frozenset[int] = frozenset()) -> Iterator[tuple[int, int, frozenset[int]]]:
         """Yield start and end of each line with the numbers of the patterns that may match it, in order.
 
         Args:
             data: Whole lines, at most about `CHUNK_BYTES`.
+            idle: Patterns that need not be told.
         """
         ...
 
@@ -47,19 +48,40 @@ def scanner(patterns: Sequence[str], *, engine: Engine = "auto", database: bytes
     if engine != "re2":
         try:
             return _Hyperscan(patterns, database)
-        except ImportError:
+        except (ImportError, UnusableError):
             if engine == "hyperscan":
                 raise
     return _Re2(patterns)
 
 
+def refused(patterns: Sequence[str]) -> list[str]:
+    r"""Return the patterns that Hyperscan cannot take, and RE2 looks for instead: slower, and nothing is kept.
+
+    Empty where there is no Hyperscan to ask.
+
+    >>> refused([r"out of memory", r"\w*"])
+    ['\\w*']
+    """
+    try:
+        made = _Hyperscan([*patterns, "one that is taken"], None)
+    except (ImportError, UnusableError):
+        return []
+    return [patterns[number] for number in made.refused]
+
+
+class UnusableError(Exception):
+    """Hyperscan does not run on this machine, or not with these patterns."""
+
+
 _TOKEN = re.compile(
-    r"\\x\{(?P<wide>[0-9A-Fa-f]+)\}|\\.|(?P<named>\(\?P?<\w+>)"
+    r"\\x\{(?P<wide>[0-9A-Fa-f]+)\}|\\Q(?P<quoted>.*?)(?:\\E|\Z)"
+    r"|(?P<any>\\[pP](?:\{\^?\w+\}|\w)|\\[SDWC])|\\.|(?P<named>\(\?P?<\w+>)"
     r"|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|.",
     re.DOTALL,
 )
 _REPEAT = re.compile(r"\{(\d+)(,?)(\d*)\}|[*+?]")
 _ANCHORS = frozenset({"^", "$", "\\A", "\\Z", "\\z"})
+_BYTES = frozenset({".", "\\S", "\\D", "\\W"})
 _MOST_REPEATS = 1000
 """RE2 counts no further."""
 
@@ -87,14 +109,29 @@ def loosened(pattern: str) -> str:
             out.append("(?:)" if repeat else "")
         elif token["named"]:
             out.append("(?:")
+        elif token["quoted"] is not None:
+            out.append("".join(f"(?:{re.escape(one)})" for one in token["quoted"]))
+        elif word in _BYTES:
+            out.append(word + _in_bytes(repeat))
+            at = repeat.end() if repeat else at
+        elif token["any"] or _reaches_beyond_ascii(word):
+            out.append("[^\\n]" + _in_bytes(repeat))
+            at = repeat.end() if repeat else at
         elif token["wide"] or not word.isascii():
             out.append(f"(?:{chr(int(token['wide'], 16)) if token['wide'] else word})")
-        elif word in {".", "\\S", "\\D", "\\W"} or word.startswith("[^"):
+        elif word.startswith("[^"):
             out.append(word + _in_bytes(repeat))
             at = repeat.end() if repeat else at
         else:
             out.append(word)
     return re.sub(r"(?<!\\)\.[*+]$", "", "".join(out))
+
+
+def _reaches_beyond_ascii(word: str) -> bool:
+    """Say whether a class holds characters of more than a byte (one that excludes some is taken as it is)."""
+    if not word.startswith("[") or (word.startswith("[^") and word.isascii() and "\\x{" not in word):
+        return False
+    return not word.isascii() or re.search(r"\\x\{|\\[SDWpP]|\[:\^", word) is not None
 
 
 def _in_bytes(repeat: re.Match[str] | None) -> str:
@@ -124,9 +161,9 @@ class _Hyperscan:
         import hyperscan  # noqa: PLC0415 (the fallback is for machines without it)
 
         self._module = hyperscan
-        self._refused: list[int] = []
+        self.refused: list[int] = []
         self._db = self._loaded(database) or self._compiled(patterns)
-        self._rest = _Re2([patterns[number] for number in self._refused]) if self._refused else None
+        self._rest = _Re2([patterns[number] for number in self.refused]) if self.refused else None
 
     def _loaded(self, database: bytes | None):  # type: ignore[no-untyped-def] # noqa: ANN202
         if not database:
@@ -144,28 +181,36 @@ class _Hyperscan:
             return self._database(loose)
         except self._module.error:
             # Few patterns are too much for it (huge repeats, what may be empty): RE2 looks for these.
-            self._refused = [number for number, one in loose.items() if not self._takes(number, one)]
-            return self._database({number: one for number, one in loose.items() if number not in self._refused})
+            self.refused = self._refused_of(loose)
+        try:
+            return self._database({number: one for number, one in loose.items() if number not in self.refused})
+        except self._module.error as problem:
+            raise UnusableError(f"Hyperscan takes no {len(loose)} patterns here: {problem}") from problem
 
     def _database(self, loose: Mapping[int, bytes]):  # type: ignore[no-untyped-def] # noqa: ANN202
         db = self._module.Database(mode=self._module.HS_MODE_BLOCK)
         db.compile(expressions=list(loose.values()), ids=list(loose), elements=len(loose), flags=0)
         return db
 
-    def _takes(self, number: int, loose: bytes) -> bool:
+    def _refused_of(self, loose: Mapping[int, bytes]) -> list[int]:
+        """Halve until what cannot be taken stands alone: few are refused, if any."""
         try:
-            self._database({number: loose})
+            self._database(loose)
         except self._module.error:
-            return False
-        return True
+            if len(loose) == 1:
+                return list(loose)
+            items = list(loose.items())
+            middle = len(items) // 2
+            return self._refused_of(dict(items[:middle])) + self._refused_of(dict(items[middle:]))
+        return []
 
-    def lines(self, data: bytes) -> Iterator[tuple[int, int, frozenset[int]]]:
+    def lines(self, data: bytes, idle: frozenset[int] = frozenset()) -> Iterator[tuple[int, int, frozenset[int]]]:
         hits: list[tuple[int, int]] = []
         counts: dict[int, int] = {}
         ends: dict[int, int] = {}
 
         def take(number: int, _start: int, end: int, _flags: int, _context: object) -> None:
-            if end < ends.get(number, -1):  # the same line again: an open tail reports each byte
+            if number in idle or end < ends.get(number, -1):  # the same line again: an open tail reports each byte
                 return
             count = counts.get(number, 0)
             if count < MOST_HITS:
@@ -180,7 +225,8 @@ class _Hyperscan:
             found.setdefault(_line_of(data, end), set()).add(number)
         if self._rest:
             for start, stop, rest in self._rest.lines(data):
-                found.setdefault((start, stop), set()).update(self._refused[number] for number in rest)
+                told = {self.refused[number] for number in rest} - idle
+                found.setdefault((start, stop), set()).update(told)
         for (start, stop), numbers in sorted(found.items()):
             yield start, stop, frozenset(numbers)
 
@@ -204,13 +250,13 @@ class _Re2:
             self._which.Add(one)
         self._which.Compile()
 
-    def lines(self, data: bytes) -> Iterator[tuple[int, int, frozenset[int]]]:
+    def lines(self, data: bytes, idle: frozenset[int] = frozenset()) -> Iterator[tuple[int, int, frozenset[int]]]:
         at = 0
         counts: dict[int, int] = {}
         while at < len(data) and (found := self._any.search(data, at)):
             start, stop = _line_of(data, max(found.end(), found.start() + 1))
             line = data[start:stop]
-            numbers = self._which.Match(line)
+            numbers = [number for number in self._which.Match(line) if number not in idle]
             for number in numbers:
                 counts[number] = counts.get(number, 0) + 1
             kept = frozenset(number for number in numbers if counts[number] <= MOST_HITS)

@@ -114,9 +114,10 @@ class _Turn:
             incident = incidents.move(incident, Stands.VERIFYING, at=self.now, kind="verifying")
         else:
             cut_short = any(result.action == RECOVERED for result in outcome.results)
-            incident = incidents.with_try(incident, intent.id, "interrupted" if cut_short else "failed")
+            how = "interrupted" if cut_short else "failed"
+            incident = incidents.with_try(incident, intent.id, how)
             why = next((result.text for result in outcome.results if not result.ok), "")
-            incident = incidents.move(incident, Stands.OPEN, at=self.now, kind="failed", why=why)
+            incident = incidents.move(incident, Stands.OPEN, at=self.now, kind=how, why=why)
         self.incidents[incident.id] = incident
 
     # --- what follows from it

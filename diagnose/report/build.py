@@ -21,6 +21,7 @@ from diagnose.model.launch import Overlay
 from diagnose.model.remedy import Advice, Mode, Remedy, Risk
 from diagnose.model.rule import Rule, Severity
 from diagnose.model.text import Lang, Text
+from diagnose.profiles import xid
 from diagnose.report import texts
 from diagnose.report.clean import fill, fill_command, sound, stripped
 
@@ -175,8 +176,8 @@ def trouble(incident: Incident, knowledge: Knowledge, lang: Lang) -> Trouble:
     own = [one for one in incident.findings if one.cause == incident.cause and one.attempt == lead.attempt]
     evidence = _proofs([lead, *own])
     title = fill(rule.title.in_(lang), labels) if rule else texts.cause_name(incident.cause, lang)
+    title += _xid_name(labels, lang)
     why = rule.why if rule else _UNKNOWN_WHY
-    fix = rule.fix if rule else _UNKNOWN_FIX
     return Trouble(
         id=incident.id,
         target=sound(incident.target),
@@ -190,7 +191,7 @@ def trouble(incident: Incident, knowledge: Knowledge, lang: Lang) -> Trouble:
         last_seen=incident.last_seen,
         summary=_summary(title, evidence[0], incident.state, lang),
         why=fill(why.in_(lang), labels),
-        fix=fill(fix.in_(lang), labels),
+        fix=_fix(rule, labels, lang),
         evidence=evidence,
         consequences=_consequences(incident),
         remedies=_cures(incident, rule, labels, knowledge, lang),
@@ -234,6 +235,25 @@ def _consequences(incident: Incident) -> tuple[Consequence, ...]:
     return tuple(Consequence(cause=cause, evidence=_proofs(same)) for cause, same in grouped.items())
 
 
+def _xid(labels: Mapping[str, str]) -> xid.XidEntry | None:
+    code = labels.get("xid", "")
+    return xid.explain(int(code)) if code.isascii() and code.isdigit() and len(code) < 6 else None
+
+
+def _xid_name(labels: Mapping[str, str], lang: Lang) -> str:
+    """Say behind a title what the driver's code stands for."""
+    if entry := _xid(labels):
+        return ("，" if lang == "zh" else " – ") + entry.name.in_(lang)
+    return ""
+
+
+def _fix(rule: Rule | None, labels: Mapping[str, str], lang: Lang) -> str:
+    """Say what to do; what a driver's code asks for is surer than what its rule says of many."""
+    if entry := _xid(labels):
+        return entry.advice.in_(lang)
+    return fill((rule.fix if rule else _UNKNOWN_FIX).in_(lang), labels)
+
+
 def _summary(title: str, proof: Proof, state: State, lang: Lang) -> str:
     place = proof.source if proof.line is None else f"{proof.source}:{proof.line}"
     text, stands = stripped(proof.text, _MOST_PROOF_CHARS), texts.STATES[state].in_(lang)
@@ -249,7 +269,7 @@ def _cures(
         id="advice",
         mode=Mode.SUGGEST.value,
         risk=Risk.HARMLESS.value,
-        why=fill((rule.fix if rule else _UNKNOWN_FIX).in_(lang), labels),
+        why=_fix(rule, labels, lang),
         change=(),
         command=fill_command(rule.command, labels) if rule else "",
     )

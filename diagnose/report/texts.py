@@ -33,6 +33,7 @@ EVENTS: Mapping[str, Text] = {
     "step-failed": Text("step {action} failed: {text}", "步骤 {action} 失败：{text}"),
     "acted": Text("remedy {remedy} carried out", "处置 {remedy} 已执行"),
     "failed": Text("that did not help: {why}", "处置未奏效：{why}"),
+    "interrupted": Text("cut short, to be decided anew: {why}", "处置中断，将重新决定：{why}"),
     "verifying": Text("carried out; verifying that it helps", "已执行，正在验证效果"),
     "ready": Text(
         "the server is ready: a completion of {tokens} tokens in {seconds} s",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
 from diagnose.catalog import cache, check, load
+from diagnose.cli.main import main
 from diagnose.engine.match import Matcher
-from diagnose.errors import ConfigError, RuleFileError
+from diagnose.errors import ConfigError, FileError, RuleFileError
 from diagnose.model.rule import Severity
 from diagnose.model.text import Duration
 
@@ -110,7 +114,7 @@ BAD = [
     pytest.param("'something broke'\n", "'(?:some)?'\n", 8, "every line", "Anchor", id="an empty match"),
     pytest.param("'something else broke'\n", "'a(b'\n", 9, "missing", "RE2", id="the second pattern"),
     pytest.param("when:\n", "when: [\n", None, "not valid YAML", "quotes", id="no YAML"),
-    pytest.param("id: some.failure\n", "id: [1, 2]\n", 1, "Expected `str`", "type str", id="a list for a text"),
+    pytest.param("id: some.failure\n", "id: [1, 2]\n", 1, "Expected `str`", "Write a text", id="a list for a text"),
     pytest.param("cause:", "severity: bad\ncause:", 2, "bad", "words", id="no such severity"),
     pytest.param("cause:", "confidence: 7\ncause:", None, "above 0", ".", id="more than sure"),
 ]
@@ -290,3 +294,154 @@ def test_a_cache_that_cannot_be_written_is_no_trouble(tmp_path, monkeypatch):
 
     assert "some.failure" in known.rules
     assert isinstance(cache.matcher(known), Matcher)
+
+
+def test_nobody_reads_what_others_can_write(tmp_path, cache_folder):
+    write(tmp_path, GOOD)
+    first = load.load([tmp_path / "some.yaml"])
+    (kept,) = cache_folder.iterdir()
+    kept.write_bytes(kept.read_bytes().replace(b"It fails", b"Is fine!"))
+    changed = load.load([tmp_path / "some.yaml"]).rules["some.failure"].title.en
+    kept.chmod(0o666)
+
+    assert changed == "Is fine!"
+    assert load.load([tmp_path / "some.yaml"]) == first
+
+
+def test_who_edits_a_file_reads_what_it_says_now(tmp_path, cache_folder):
+    path = write(tmp_path, GOOD)
+    load.load([path])
+    (kept,) = cache_folder.iterdir()
+    kept.write_bytes(kept.read_bytes().replace(b"It fails", b"Is fine!"))
+
+    assert load.load([path], fresh=True).rules["some.failure"].title.en == "It fails"
+
+
+def test_an_edit_that_sets_the_time_back_is_seen(tmp_path, cache_folder):
+    path = write(tmp_path, GOOD)
+    state = path.stat()
+    load.load([path])
+    write(tmp_path, GOOD.replace("It fails", "Is fine!"))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+    assert cache_folder.exists()
+    assert load.load([path]).rules["some.failure"].title.en == "Is fine!"
+
+
+def test_many_writers_leave_whole_files_and_no_drafts(tmp_path, cache_folder):
+    known = load.read_files([write(tmp_path, GOOD)])
+
+    def keep(number):
+        cache.keep_knowledge(f"key{number % 3}", known)
+        return cache.knowledge(f"key{number % 3}")
+
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(keep, range(60)))
+
+    assert all(one in (None, known) for one in read)
+    assert sorted(path.name for path in cache_folder.iterdir()) == ["key0.json", "key1.json", "key2.json"]
+
+
+def test_a_folder_that_is_not_there_is_made_and_the_oldest_of_many_go(tmp_path, cache_folder):
+    known = load.read_files([write(tmp_path, GOOD)])
+
+    for number in range(30):
+        cache.keep_knowledge(f"key{number}", known)
+
+    assert 1 <= len(list(cache_folder.iterdir())) <= 12
+
+
+def test_of_several_cache_folders_of_a_service_the_first_is_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("CACHE_DIRECTORY", f"{tmp_path / 'one'}:{tmp_path / 'two'}")
+    cache.keep_knowledge("key", load.read_files([write(tmp_path, GOOD)]))
+
+    assert (tmp_path / "one" / "diagnose" / "key.json").exists()
+
+
+# --- what people see
+
+
+TOLD = [
+    pytest.param("  id: x\n cause: y\n", r":2:\d+: not valid YAML", "indentation", id="bad indentation"),
+    pytest.param(GOOD.replace("clears:", "cleers:"), r":11:\d+: .*cleers", "Did you mean 'clears'", id="misspelt"),
+    pytest.param(GOOD.replace("id: some.failure", "id: 5"), r":1:\d+: .*Expected", "Write a text", id="a number"),
+    pytest.param(GOOD.replace("cause: gpu_oom_load\n", ""), r":1:\d+: missing", "Add 'cause'", id="missing"),
+    pytest.param(f"{GOOD}---\n{GOOD}", r":\d+: the id", "Give each its own", id="an id twice"),
+    pytest.param(f"{GOOD}why: {{en: a, zh: b}}\n", r":15:1: the field 'why'", "Keep one", id="a field twice"),
+    pytest.param("[" * 5000, r":1.*: not valid YAML", "Save it|quotes", id="depths"),
+    pytest.param("just words", r":1: expected a rule", "Begin each rule", id="a lone text"),
+    pytest.param("- - a\n", r":1: expected a rule", "Begin each rule", id="lists"),
+]
+
+
+@pytest.mark.parametrize(("text", "problem", "cure"), TOLD)
+def test_a_mistake_is_one_line_with_place_and_cure_and_status_2(tmp_path, capsys, text, problem, cure):
+    path = write(tmp_path, text)
+
+    status = main(["rules", "lint", str(path)])
+
+    said = capsys.readouterr().err
+    assert status == 2
+    assert said.startswith(f"diagnose: {path}:")
+    assert re.search(problem, said)
+    assert re.search(cure, said)
+    assert said.count("\n") == 1
+
+
+def test_a_file_that_is_no_text_is_told_so(tmp_path, capsys):
+    path = tmp_path / "some.yaml"
+    path.write_bytes(b"id: \xff\xfe\n")
+
+    assert main(["rules", "lint", str(path)]) == 2
+    assert capsys.readouterr().err == f"diagnose: {path}:1: no UTF-8 text (invalid start byte). Save it as UTF-8.\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
+def test_a_file_that_cannot_be_read_is_told_so(tmp_path, capsys):
+    path = write(tmp_path, GOOD)
+    path.chmod(0)
+
+    assert main(["rules", "lint", str(path)]) == 2
+    assert "Give a file that this user can read" in capsys.readouterr().err
+
+
+def test_an_empty_file_holds_nothing(tmp_path):
+    assert load.read_files([write(tmp_path, "# nothing yet\n")]).rules == {}
+
+
+def test_an_editors_own_files_are_no_rules(tmp_path):
+    write(tmp_path, GOOD)
+    (tmp_path / ".#some.yaml").symlink_to("nowhere")
+
+    assert set(load.read_files([tmp_path]).rules) == {"some.failure"}
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True):
+    name: str = "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        pytest.param("- a\n- b\n", "a list", id="a list"),
+        pytest.param("# first\n\nname\n", "a lone value", id="a scalar"),
+        pytest.param("name: a\n---\nname: b\n", "several documents", id="documents"),
+    ],
+)
+def test_a_configuration_of_another_shape_is_told_so(tmp_path, text, found):
+    path = write(tmp_path, text)
+
+    with pytest.raises(FileError, match=rf":\d+: expected settings, each with its name, found {found}\. Write one"):
+        load.read_config(path, Settings)
+
+
+def test_a_configuration_is_read(tmp_path):
+    assert load.read_config(write(tmp_path, "name: a\n"), Settings).name == "a"
+    assert load.read_config(write(tmp_path, "# nothing\n"), Settings).name == "none"
+
+
+def test_an_override_of_a_wrong_kind_is_one_line(tmp_path):
+    write(tmp_path, GOOD)
+
+    with pytest.raises(ConfigError, match=r"some\.failure: Expected `float`"):
+        load.load([tmp_path], {"some.failure": {"confidence": "much"}})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from diagnose.catalog import check, load
@@ -37,3 +39,43 @@ def test_without_hyperscan_they_pass_too():
 
 def test_each_remedy_cures_causes_that_there_are():
     assert {cause for remedy in SHIPPED.remedies.values() for cause in remedy.cures} <= set(CAUSES)
+
+
+WITHOUT_A_RULE = {
+    "unknown": "what no rule knows",
+    "nvlink_fault": "told by the driver's Xid, where there is a card to fail",
+}
+
+
+def test_each_cause_has_a_rule():
+    missing = set(CAUSES) - {rule.cause for rule in SHIPPED.rules.values()} - set(WITHOUT_A_RULE)
+
+    assert missing == set()
+
+
+TEXTS = [
+    (f"{item.id}: {name}", getattr(item, name))
+    for item in (*SHIPPED.rules.values(), *SHIPPED.remedies.values())
+    for name in ("title", "why", "fix")
+    if hasattr(item, name)
+]
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def test_each_text_is_there_in_both_languages():
+    same = [name for name, text in TEXTS if text.en.strip() == text.zh.strip()]
+    not_chinese = [name for name, text in TEXTS if not CHINESE.search(text.zh)]
+    not_english = [name for name, text in TEXTS if len(CHINESE.findall(text.en)) > len(text.en) / 3]
+
+    assert (same, not_chinese, not_english) == ([], [], [])
+
+
+def test_both_languages_name_the_same_groups():
+    def fields(text):
+        return set(re.findall(r"\{(\w+)\}", text))
+
+    assert [name for name, text in TEXTS if fields(text.en) != fields(text.zh)] == []
+
+
+def test_both_ways_of_loading_give_the_same():
+    assert load.load(fresh=True) == load.load()

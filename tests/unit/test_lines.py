@@ -233,3 +233,123 @@ def test_taking_colours_out_keeps_the_number_of_lines(parts):
 
     assert bare(data).count(b"\n") == data.count(b"\n")
     assert b"\x00" not in bare(data)
+
+
+CARRIERS = [
+    "",
+    "fastdeploy-1  | ",
+    "[pod/fd-7c9f/server] ",
+    "2025-09-02T10:15:03.118000000Z ",
+    "2025-09-02T10:15:03.118+02:00 stderr F ",
+    "Sep  2 10:15:03 gpu-host fastdeploy[4177]: ",
+    "2025-09-02T10:15:03+0000 gpu-host fastdeploy[4177]: ",
+    "Tue 2025-09-02 10:15:03 UTC gpu-host fastdeploy[4177]: ",
+    "<6>Sep  2 10:15:03 gpu-host fastdeploy: ",
+    "Sep  2 10:15:03 gpu-host kernel: [12345.678901] ",
+    "[12345.678901] ",
+    "[12345.678901][  T812] ",
+    "[Sun Jul 28 17:39:03 2024] ",
+    "(EngineCore_DP0 pid=1574) ",
+    "(RayWorkerWrapper pid=1574, ip=10.0.0.2) ",
+    "[rank3]: ",
+    "[otel_trace_id=] [otel_span_id=] ",
+    "fd-1  | 2025-09-02T10:15:03Z ",
+    "[pod/fd-7c9f/server] (EngineCore_DP0 pid=1574) ",
+]
+
+
+@pytest.mark.parametrize("colour", ["", "\x1b[31m", "\x1b[0;1;33m"])
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize(("raw", "expected"), LOGGERS)
+def test_any_logger_is_read_behind_any_carrier(raw, expected, carrier, colour):
+    line = read(f"{colour}{carrier}{raw}\x1b[0m")
+
+    assert (line.level, line.message) == (expected[0], expected[2])
+    assert line.prefixed
+    assert line.at == expected[1] or expected[1] is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        pytest.param("ERROR:root:boom", ("ERROR", None, "boom"), id="python logging, as it comes"),
+        pytest.param(
+            '10.0.0.7 - - [05/Dec/2025:11:20:31 +0800] "GET / HTTP/1.1" 502 12 "-" "curl"',
+            (None, datetime(2025, 12, 5, 3, 20, 31, tzinfo=UTC), '"GET / HTTP/1.1" 502 12 "-" "curl"'),
+            id="nginx, access",
+        ),
+        pytest.param(
+            "2025/12/05 11:20:31 [error] 7#7: *19 connect() failed",
+            ("ERROR", datetime(2025, 12, 5, 11, 20, 31, tzinfo=UTC), "connect() failed"),
+            id="nginx, errors",
+        ),
+        pytest.param(
+            "ERROR    2025-09-02 10:15:03 7  a.py[line:2] [otel_trace_id=0af7] [otel_span_id=b9c7] boom",
+            ("ERROR", datetime(2025, 9, 2, 10, 15, 3, tzinfo=UTC), "boom"),
+            id="traced",
+        ),
+        pytest.param(
+            "2025/12/05 11:20:31 [crit] 7#7: *19 boom",
+            ("CRITICAL", datetime(2025, 12, 5, 11, 20, 31, tzinfo=UTC), "boom"),
+            id="another's name of a level",
+        ),
+    ],
+)
+def test_more_loggers(raw, expected):
+    line = read(raw)
+
+    assert (line.level, line.at, line.message) == expected
+
+
+@pytest.mark.parametrize("zone", [UTC, SHANGHAI, timezone(-timedelta(hours=12))])
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "2025-02-30", "0000-00-00"])
+def test_days_at_the_ends_of_time_are_no_trouble(day, zone):
+    line = read(f"LAUNCH INFO {day} 00:00:00,000 x", zone=zone)
+
+    assert line.message == "x"
+
+
+def test_a_leap_day_without_year_is_of_the_last_leap_year():
+    line = read("I0229 11:00:00.000000 7 a.cc:1] x", reference=NEW_YEAR)
+
+    assert line.at == datetime(2024, 2, 29, 11, tzinfo=UTC)
+
+
+DOCKER = '{"log":"said \\"x\\" \\u003cb\\u003e\\n","stream":"stderr","time":"2025-09-02T10:15:03.118000001Z"}'
+
+
+def test_the_time_of_docker_json_is_read_too():
+    line = read(DOCKER)
+
+    assert (line.message, line.at) == ('said "x" <b>', datetime(2025, 9, 2, 10, 15, 3, 118000, UTC))
+
+
+def test_docker_json_is_taken_out_of_whole_lines():
+    data = f'{DOCKER}\n{{"log":"broken\n{DOCKER}\n'.encode()
+
+    told = bare(data).split(b"\n")
+
+    assert told[0] == told[2] == b'2025-09-02T10:15:03.118000001Z stderr F said "x" <b>'
+    assert (told[1], told[3]) == (b'{"log":"broken', b"")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ['{"log":"\\ud800"}', '{"log":5}', '{"log":"a","x":' + "[" * 200_000, '{"log":"'],
+    ids=["half a character", "a number", "depths", "cut"],
+)
+def test_what_only_looks_like_docker_json_stays(raw):
+    assert read(raw).text == raw
+    assert bare(raw.encode()) == raw.encode()
+
+
+def test_colours_that_syslog_spelt_out_are_taken_out():
+    raw = bare(b"Sep  2 10:15:03 h fd[1]: #033[31mERROR#033[0m one#012#011two")
+
+    assert pieces(raw) == [b"Sep  2 10:15:03 h fd[1]: ERROR one", b"\ttwo"]
+
+
+def test_the_first_of_very_many_pieces_is_kept():
+    told = pieces(b"first" + b"\rx" * 5000 + b"\rlast")
+
+    assert (told[0], told[-1], len(told)) == (b"first", b"last", 401)

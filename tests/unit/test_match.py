@@ -497,3 +497,64 @@ def test_a_loosened_pattern_finds_all_that_the_pattern_finds(pattern):
     for line in lines:
         if re.search(pattern.replace(r"\z", r"\Z").replace("[[:alpha:]^]", "[a-zA-Z^]"), line):
             assert list(finder.lines(line.encode())), (line, loosened(pattern))
+
+
+def test_a_new_start_tells_again_what_was_told_in_a_piece_before():
+    marks = {"@start": Mark(pattern="Modified FLAGS detected"), "@ready": Mark(pattern="now ready")}
+    matcher = Matcher(known(*KNOWN.rules.values(), marks=marks))
+    _, carry = matcher.scan(lines_of("now ready\n"), Carry())
+
+    matches = scan("now ready\nModified FLAGS detected\nnow ready\nnow ready\n", matcher=matcher, carry=carry)
+
+    assert [(one.line, one.hits[0].rule_id, one.attempt) for one in matches] == [(2, "@start", 2), (3, "@ready", 2)]
+
+
+def test_a_storm_of_what_users_write_hides_nothing():
+    request = f'INFO     2025-09-02 10:15:03,118 7 a.py[line:2] Chat Received request: {{"content": "{OOM}"}}\n'
+
+    matches = scan(request * 300 + f"{OOM}\n")
+
+    assert [(one.line, one.text) for one in matches] == [(301, OOM)]
+
+
+def test_an_undated_record_is_seen_by_all_lines_below():
+    text = f"ERROR:    it broke\n{OOM}\n{OOM}\n"
+
+    assert [one.line for one in scan(text, stream="api") if one.text == OOM] == [2, 3]
+
+
+def test_lines_of_docker_json_are_read_as_what_they_carry():
+    said = f"\\u001b[31m{OOM[:13]}\\u001b[0m{OOM[13:]}\\n"
+    row = f'{{"log":"{said}","stream":"stderr","time":"2025-09-02T10:15:03Z"}}'
+
+    (match,) = scan(f"{row}\n")
+
+    assert (match.text, match.at, match.hits[0].labels["gpu"]) == (OOM, AT, "3")
+
+
+def test_what_ends_in_a_name_that_users_give_must_hold_without_it():
+    matcher = Matcher(known(rule("r", When(pattern=r"refused.*Out of memory")), rule("s", When(pattern="support"))))
+
+    text = f"refused, Unsupported model: [{OOM}], support [default]"
+
+    assert {hit.rule_id for one in scan(text, matcher=matcher) for hit in one.hits} == {"s"}
+
+
+def test_a_real_hit_behind_a_users_one_is_found():
+    text = "ERROR    2025-09-02 10:15:03,118 7 a.py[line:2] Request cmpl-tick tick-0a1b2c3d-0000-4000-8000-1: tick tick"
+
+    (match,) = scan(text)
+
+    assert "either" in {hit.rule_id for hit in match.hits}
+
+
+@pytest.mark.parametrize(
+    "part",
+    ['"GET ', "cmpl-", 'response: {"detail": ', "received request ", "cmpl-x-0a1b2c3d-0000- ", "model `", "#012", "\r"],
+)
+def test_a_line_of_malice_is_read_like_any(part):
+    line = f"ERROR    2025-09-02 10:15:03,118 7 a.py[line:2] {OOM} {part * 100_000}"[: 1 << 20]
+
+    matches = scan(f"{line}\n{OOM}\n")
+
+    assert matches[-1].line == 2

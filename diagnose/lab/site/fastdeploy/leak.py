@@ -33,6 +33,7 @@ def leave_memory(settings: Settings, device: str) -> None:
     ]
     subprocess.Popen(  # noqa: S603  # our own module
         command,
+        env={**os.environ, "DIAGNOSE_INSTANCE": "the driver"},  # no process of the server: none can end it
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
