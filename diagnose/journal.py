@@ -62,14 +62,11 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
-            with contextlib.ExitStack() as undo:
-                undo.callback(self._db.close)  # a file that cannot be used is let go at once
-                (folder / FILE).chmod(0o600)
-                self._db.execute("PRAGMA journal_mode = WAL")
-                _check_version(self._db, folder / FILE)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
-                self._db.executescript(_TABLES)
-                undo.pop_all()
+            (folder / FILE).chmod(0o600)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            _check_version(self._db, folder / FILE)
+            self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+            self._db.executescript(_TABLES)
         except (OSError, sqlite3.Error) as error:
             raise JournalError(
                 f"{folder / FILE}: {error}. Give a state folder that this user can write (--state-dir DIR)."

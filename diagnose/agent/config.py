@@ -70,7 +70,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     probes: Probes = Probes()
     rules: tuple[str, ...] = ()
     remedies: tuple[str, ...] = ()
-    overrides: Mapping[str, Mapping[str, str]] = {}
+    overrides: Mapping[str, Mapping[str, str | int | float | bool]] = {}
     grace: Duration = Duration(seconds=30)
     keep_turns: Duration = Duration(days=7)
 

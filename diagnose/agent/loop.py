@@ -10,12 +10,16 @@ from datetime import datetime, timedelta
 import anyio
 import anyio.abc
 import anyio.to_thread
+import msgspec
 
 from diagnose.agent.config import Config
+from diagnose.agent.reload import Reload
 from diagnose.agent.session import Session
+from diagnose.engine.match import Matcher
 from diagnose.engine.state import State
 from diagnose.engine.step import step
 from diagnose.engine.targets import Target
+from diagnose.engine.window import forget_changed
 from diagnose.errors import JournalError
 from diagnose.journal import Journal, Turn
 from diagnose.model import codec
@@ -40,6 +44,7 @@ class Daemon:
     Args:
         watcher: Is shown each turn that had effects, after it was written down.
         stop_servers: End the servers, too, when the daemon ends.
+        reload: Brings changed rules into force.
     """
 
     def __init__(
@@ -52,10 +57,11 @@ class Daemon:
         clock: Clock,
         watcher: Watcher = lambda _state, _effects: None,
         stop_servers: bool = False,
+        reload: Reload | None = None,
     ) -> None:
         self.config, self.knowledge, self.journal = config, knowledge, journal
         self.sessions, self.clock, self.watcher = sessions, clock, watcher
-        self.stop_servers = stop_servers
+        self.stop_servers, self.reload = stop_servers, reload
         self.state = journal.state()
         self._inbox: list[Observation] = []
         self._stop = anyio.Event()
@@ -84,6 +90,8 @@ class Daemon:
                 tasks.start_soon(self._probe, session)
                 tasks.start_soon(self._learn, session)
             tasks.start_soon(self._obey_signals)
+            if self.reload:
+                tasks.start_soon(self.reload.watch, self)
             async with anyio.create_task_group() as hands:  # its end waits for what is being done
                 while not self._stop.is_set():
                     self._turn(hands)
@@ -95,6 +103,19 @@ class Daemon:
                     await anyio.to_thread.run_sync(session.stop_server)
                 self._turn(tasks)
             tasks.cancel_scope.cancel()
+
+    def use(self, knowledge: Knowledge, matcher: Matcher) -> None:
+        """Judge by these rules from the next turn on."""
+        windows = forget_changed(self.state.windows, self.knowledge, knowledge)
+        self.state = msgspec.structs.replace(self.state, windows=windows)
+        self.knowledge = knowledge
+        for session in self.sessions.values():
+            session.use(matcher)
+
+    def tell_silent(self, source: str, reason: str) -> None:
+        """Tell each target of a sense that cannot see."""
+        now = self.clock.now()
+        self._inbox += [SourceSilent(target=name, at=now, source=source, reason=reason) for name in self.sessions]
 
     async def _obey_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

@@ -272,6 +272,13 @@ class Session:
         self._ended = handle.generation
         return True
 
+    def use(self, matcher: Matcher) -> None:
+        """Match by these rules from the next line on. What files told stays; what need not be told again may be new."""
+        self.matcher = matcher
+        self._carries = {
+            name: msgspec.structs.replace(carry, told=frozenset()) for name, carry in self._carries.items()
+        }
+
     @property
     def busy(self) -> bool:
         """Whether there is more to read at once."""

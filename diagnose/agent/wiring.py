@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from diagnose.agent import lock
+from diagnose.agent import lock, reload
 from diagnose.agent.config import Config
 from diagnose.agent.loop import Daemon, Watcher
 from diagnose.agent.session import Session
@@ -34,8 +34,11 @@ def knowledge_of(config: Config, rules: Sequence[str] = (), remedies: Sequence[s
     Raises:
         RuleFileError: A file cannot be used.
     """
-    folders = [Path(one) for one in (*config.rules, *config.remedies, *rules, *remedies)]
-    return load.load(folders, overrides=config.overrides)
+    return load.load(_folders(config, rules, remedies), overrides=config.overrides)
+
+
+def _folders(config: Config, rules: Sequence[str] = (), remedies: Sequence[str] = ()) -> list[Path]:
+    return [Path(one) for one in (*config.rules, *config.remedies, *rules, *remedies)]
 
 
 @contextlib.contextmanager
@@ -72,6 +75,7 @@ def daemon(config: Config, state_dir: Path, *, watcher: Watcher, stop_servers: b
             clock=clock,
             watcher=watcher,
             stop_servers=stop_servers,
+            reload=reload.of_folders(_folders(config), config.overrides, began=knowledge.digest),
         )
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 import msgspec
 import re2
 
+from diagnose.catalog import draft
 from diagnose.engine import plan, signals, window
 from diagnose.engine.correlate import Group
 from diagnose.engine.incidents import begin
@@ -121,6 +122,8 @@ def _rule(rule: Rule, knowledge: Knowledge) -> Iterator[Problem]:
             yield problem(f"unknown remedy {name!r}", "See diagnose remedies list")
     if len(rule.tests.hits) < _LEAST_TESTS or len(rule.tests.misses) < _LEAST_TESTS:
         yield problem("too few tests", f"Give at least {_LEAST_TESTS} hits and {_LEAST_TESTS} misses")
+    for message, cure in draft.unfinished(rule):
+        yield problem(message, cure)
     yield from _patterns_and_groups(rule)
 
 

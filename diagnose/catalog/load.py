@@ -25,7 +25,7 @@ from diagnose.profiles import fastdeploy
 
 HOST_FOLDERS = (Path("/etc/diagnose/rules.d"), Path("/etc/diagnose/remedies.d"))
 
-Overrides = Mapping[str, Mapping[str, str]]
+Overrides = Mapping[str, Mapping[str, str | int | float | bool]]
 T = TypeVar("T", Rule, Remedy)
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -60,14 +60,17 @@ def load(folders: Sequence[Path] = (), overrides: Overrides | None = None, *, fr
     return known
 
 
-def files(folders: Sequence[Path] = ()) -> list[Path]:
+def files(folders: Sequence[Path] = (), host: Sequence[Path] = HOST_FOLDERS) -> list[Path]:
     """List the files that `load` would read now: shipped, this host's, then these; the last word last.
+
+    Args:
+        host: Folders that need not be there.
 
     Raises:
         ConfigError: A folder is not there.
     """
-    host = [folder for folder in HOST_FOLDERS if folder.is_dir()]
-    return list(_files([shipped("rules"), shipped("remedies"), *host, *folders]))
+    there = [folder for folder in host if folder.is_dir()]
+    return list(_files([shipped("rules"), shipped("remedies"), *there, *folders]))
 
 
 def digest(folders: Sequence[Path] = (), overrides: Overrides | None = None) -> str:
@@ -216,13 +219,14 @@ def _patterns(when: When, place: str) -> Iterator[tuple[str, str | None]]:
         yield from _patterns(when.absent, f"{place}.absent")
 
 
-def _overridden(item: T, name: str, fields: Mapping[str, str]) -> T:
+def _overridden(item: T, name: str, fields: Mapping[str, str | int | float | bool]) -> T:
     plain = msgspec.to_builtins(item, enc_hook=codec.to_plain)
+    own_id = plain.pop("id")
     for field, value in fields.items():
         if field not in plain:
             raise ConfigError(f"overrides: {name} has no field {field!r}. It has: {', '.join(plain)}.")
         plain[field] = value
     try:
-        return msgspec.convert(plain, type(item), dec_hook=codec.from_plain, strict=False)
+        return msgspec.convert({"id": own_id, **plain}, type(item), dec_hook=codec.from_plain, strict=False)
     except msgspec.ValidationError as problem:
         raise ConfigError(f"overrides: {name}: {problem}. Write a value that this field takes.") from problem

@@ -1,4 +1,4 @@
-"""``diagnose rules``: list, show, lint, test, match, schema."""
+"""``diagnose rules``: list, show, lint, test, match, schema; draft and runbook stand in their own module."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diagnose.cli import authoring
 from diagnose.cli.place import add_common, language
 from diagnose.errors import InputError
 
@@ -41,6 +42,7 @@ def add(subparsers: Any) -> None:
     schema = commands.add_parser("schema", help="JSON Schema of rule and remedy files, for editors")
     schema.add_argument("kind", choices=("rule", "remedy"), nargs="?", default="rule")
     schema.set_defaults(run=run_schema)
+    authoring.add(commands)
 
 
 def _known(args: argparse.Namespace, *, fresh: bool = False) -> Knowledge:

@@ -7,16 +7,17 @@ start at all. Each file counts its own start marks; here the counts are laid ove
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 import msgspec
 
+from diagnose.engine.lines import take_apart
 from diagnose.model.observation import LogMatch
 
 _ONE_START = timedelta(minutes=2)
 """Marks of one start in different files lie closer than this: imports take seconds, not minutes."""
 
-_EARLY = timedelta(seconds=10)
+_EARLY = timedelta(seconds=5)
 """A line may be stamped so much before the start that it belongs to (different clocks)."""
 
 
@@ -25,6 +26,9 @@ class _Start(msgspec.Struct):
 
     at: datetime
     files: dict[str, int]
+
+
+_JUST_BEFORE = timedelta(milliseconds=1)
 
 
 def is_mark(match: LogMatch, name: str) -> bool:
@@ -98,3 +102,35 @@ def _place(match: LogMatch, starts: Sequence[_Start], first: int | None) -> int:
     between = starts[by_count:by_time]
     # A start that fails before it leaves its mark in this file is known by the other files' marks.
     return by_time if between and all(match.source not in start.files for start in between) else by_count
+
+
+def settle(matches: Sequence[LogMatch]) -> list[LogMatch]:
+    """Date the last words of workers by the launcher, which notices their end; order is kept.
+
+    A traceback or a crash bears no date and looks as old as the dated line above it: after hours of serving,
+    hours too old. The launcher's own lines are dated (``launch_worker.log``).
+
+    Args:
+        matches: As `number` gives them.
+    """
+    ends: dict[int, list[datetime]] = {}
+    newest: dict[tuple[str, int], datetime] = {}
+    for match in matches:
+        if match.stream == "launch" and match.dated and any(not hit.rule_id.startswith("@") for hit in match.hits):
+            ends.setdefault(match.attempt, []).append(match.at)
+        place = match.source, match.attempt
+        newest[place] = max(newest.get(place, match.at), match.at)
+    return [
+        msgspec.structs.replace(match, at=end - _JUST_BEFORE)
+        if match.stream == "worker"
+        and match.at == newest[match.source, match.attempt]
+        and (end := min((at for at in ends.get(match.attempt, ()) if at > match.at), default=None))
+        and not _has_date(match)
+        else match
+        for match in matches
+    ]
+
+
+def _has_date(match: LogMatch) -> bool:
+    """Say whether the line itself bears a date, not one above it."""
+    return take_apart(match.text.encode(), zone=timezone.utc, reference=match.at).at is not None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timezone
+from datetime import datetime, timezone
 
 import msgspec
 
-from diagnose.engine import attempts, correlate, incidents, repetition, signals, window
+from diagnose.engine import attempts, correlate, incidents, repetition, signals, unsaid, window
 from diagnose.engine.correlate import Group
 from diagnose.engine.lines import take_apart
 from diagnose.engine.signals import Signal
@@ -35,20 +35,33 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     unexplained: tuple[LogMatch, ...]
 
 
-def examine(matches: Sequence[LogMatch], knowledge: Knowledge, texts: Sequence[LogLines] = ()) -> Examined:
+def examine(
+    matches: Sequence[LogMatch],
+    knowledge: Knowledge,
+    texts: Sequence[LogLines] = (),
+    *,
+    tails: Sequence[LogLines] = (),
+    answers: Sequence[LogLines] = (),
+) -> Examined:
     """Diagnose matched lines of any number of files of one target.
 
     Args:
         matches: In the order of their files and lines.
         texts: The beginnings of files whose names say nothing: one may be a model's answer, not a log.
+        tails: The ends of files that tell of requests.
+        answers: Lines that keep an answer each, some of all.
     """
-    numbered = attempts.number(matches)
+    numbered = attempts.settle(attempts.number(matches))
     in_time = sorted(numbered, key=lambda match: (match.attempt, match.at))
     told = {match.source for match in matches}
-    answers = [_answer(text) for text in texts if text.source not in told and _is_prose(text)]
-    _, findings = window.feed(window.Windows(), knowledge, [*in_time, *answers])
-    unexplained = tuple(match for match in in_time if _unexplained(match, knowledge))
+    prose = [_answer(text) for text in texts if text.source not in told and _is_prose(text)]
+    known = _explained_blocks(in_time, knowledge)
+    unexplained = tuple(
+        match for match in in_time if _unexplained(match, knowledge) and (match.source, match.line) not in known
+    )
     newest = max((match.attempt for match in in_time), default=1)
+    unsaid_ = [*_stalls(in_time, tails, newest), *unsaid.in_circles(answers, newest)]
+    _, findings = window.feed(window.Windows(), knowledge, [*in_time, *prose, *unsaid_])
     found: list[Incident] = []
     for attempt in range(newest, 0, -1):
         lines = [match for match in in_time if match.attempt == attempt]
@@ -56,6 +69,15 @@ def examine(matches: Sequence[LogMatch], knowledge: Knowledge, texts: Sequence[L
         state = State.OPEN if attempt == newest else State.HISTORY
         found += _of_attempt(lines, own, knowledge, state)
     return Examined(incidents=tuple(found), unexplained=unexplained)
+
+
+def _stalls(matches: Sequence[LogMatch], tails: Sequence[LogLines], newest: int) -> list[signals.Signal]:
+    """Collect what only time tells: starts given up, and requests that the newest start does not answer."""
+    starts = [[match for match in matches if match.attempt == attempt] for attempt in range(1, newest + 1)]
+    found = [unsaid.given_up(start) for start in starts]
+    if any(attempts.is_mark(match, "@ready") for match in starts[-1]):
+        found.append(unsaid.unanswered(tails, newest))
+    return [signal for signal in found if signal]
 
 
 def _is_prose(text: LogLines) -> bool:
@@ -87,7 +109,7 @@ def _of_attempt(
     groups = [
         group
         for group in correlate.group(findings, knowledge)
-        if not (ready and max(ready) > group.lead.last_at and _ends_when_ready(group, knowledge))
+        if not (ready and max(ready) > _last_seen(group) and _ends_when_ready(group, knowledge))
     ]
     told = [incidents.begin(group, at=group.lead.at, state=state) for group in groups]
     failed = [match for match in lines if _shows_failure(match, knowledge)]
@@ -96,9 +118,24 @@ def _of_attempt(
     return told
 
 
+def _last_seen(group: Group) -> datetime:
+    """When the trouble was seen last, itself or an echo: a crash without a date looks as old as the line above it."""
+    return max(finding.last_at for finding in group.findings)
+
+
 def _ends_when_ready(group: Group, knowledge: Knowledge) -> bool:
     """Tell whether a server that became ready in the same start has overcome this trouble."""
     return knowledge.rules[group.lead.rule_id].clears.ready
+
+
+def _explained_blocks(matches: Sequence[LogMatch], knowledge: Knowledge) -> set[tuple[str, int]]:
+    """Name the lines, source and number, of tracebacks and error blocks of which a rule knows the deciding line."""
+    return {
+        (match.source, match.line - above)
+        for match in matches
+        if match.block and any(hit.rule_id in knowledge.rules for hit in match.hits)
+        for above in range(len(match.block))
+    }
 
 
 def _unexplained(match: LogMatch, knowledge: Knowledge) -> bool:

@@ -1,8 +1,8 @@
 """How much of a text says the same again and again: 0 (none) to 1 (nothing else).
 
-Three measures, the worst counts: words that run in a cycle, sentences that run in a cycle, and how far the
-whole can be compressed beyond what language can. Tables, lists, code and verses with a refrain have
-likeness without a cycle and stay low.
+Four measures, the worst counts: words that run in a cycle, sentences that run in a cycle, few lines said over
+and over in any order, and how far the whole can be compressed beyond what language can. Tables, lists, code and
+verses with a refrain have likeness without a cycle and stay low.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ _NUMBERING = re.compile(
     r"(?m)(?<![\w.])\d{1,4}[.)、:：]\s+|^\s*[-*•]\s+|第[\d一二三四五六七八九十百]+[步条点章项][、:：]?"
 )
 _SENTENCE = re.compile(r"[^.!?。！？；;\n]+[.!?。！？；;]*")
+_LETTER = re.compile(r"[^\W\d_]")
+_LEAST_LETTERS = 4
+_LEAST_LINES = 12
 _LONGEST_CYCLE = 120
 _LEAST_TOKENS = 8
 _DENSE, _LANGUAGE = 0.06, 0.17
@@ -39,7 +42,9 @@ def score(text: str) -> float:
     plain = _without_rules(text[:MOST_CHARACTERS])
     words = _TOKEN.findall(plain)
     sentences = [part.strip().lower() for part in _SENTENCE.findall(_NUMBERING.sub("", plain)) if part.strip()]
-    worst = max(_cycles(words, least=_LEAST_TOKENS), _sentence_cycles(sentences), _compressed(plain))
+    worst = max(
+        _cycles(words, least=_LEAST_TOKENS), _sentence_cycles(sentences), _same_lines(plain), _compressed(plain)
+    )
     return round(min(worst, 1.0), 3)
 
 
@@ -74,6 +79,17 @@ def _sentence_cycles(sentences: Sequence[str]) -> float:
     """Sentences of one word (``end``, a brace, a cell) are no cycle."""
     told = [one if len(_TOKEN.findall(one)) >= 4 else f"{one}#{at}" for at, one in enumerate(sentences)]
     return _cycles(told, least=3)
+
+
+def _same_lines(text: str) -> float:
+    """Return the share of lines said before, where there are many and at most a third of them is new.
+
+    Spaces, signs and case do not count: a loop that wavers is a loop. Lines of a cell or a number are none.
+    """
+    lines = ["".join(_LETTER.findall(line)).lower() for line in text.split("\n")]
+    lines = [line for line in lines if len(line) >= _LEAST_LETTERS]
+    new = len(set(lines))
+    return 1 - new / len(lines) if len(lines) >= _LEAST_LINES and 3 * new <= len(lines) else 0.0
 
 
 def _compressed(text: str) -> float:

@@ -159,6 +159,15 @@ def mask(text: str) -> str:
     return _VARIABLE.sub(_name, text[head.end() if head else 0 :][:_MOST_CHARS])
 
 
+def variables(text: str) -> list[tuple[str, int, int]]:
+    """Return what varies in a text: kind (as masks name it), start and end.
+
+    >>> variables("rank 3 of 'w8'")
+    [('num', 5, 6), ('str', 10, 14)]
+    """
+    return [(found.lastgroup or "", *found.span()) for found in _VARIABLE.finditer(text)]
+
+
 def is_frame(text: str) -> bool:
     """Tell whether a line belongs to a traceback without being its exception.
 

@@ -32,7 +32,7 @@ _OPENER = re2.compile(
             # Chat Streaming response last send: {...}; response: ...; decode_status: [0, 3, [7], 'text']
             r"\bresponse\b[^:{\[]{0,40}:\s*[{\[]",
             rf"\b(?:{_WORDS})\s*[:=]\s*[\"'\[{{(]?",
-            r"\btokens:\s*\[",
+            r"\b(?:text|tokens):\s*[\[\"']",  # req_id:..., tokens:[...]; req_id:..., text:'...',
             r"\b(?:stream chunk|request_output|to OpenAI:)\s*[{\[(]",
         )
     )

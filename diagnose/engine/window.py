@@ -98,6 +98,13 @@ def forget(windows: Windows, target: str, before_attempt: int) -> Windows:
     )
 
 
+def forget_changed(windows: Windows, before: Knowledge, after: Knowledge) -> Windows:
+    """Drop what was remembered of rules whose condition is another now: their leaves mean something else."""
+    same = {name for name, rule in after.rules.items() if name in before.rules and before.rules[name].when == rule.when}
+    memories = {place: memory for place, memory in windows.memories.items() if place.split("/", 3)[2] in same}
+    return msgspec.structs.replace(windows, memories=memories)
+
+
 def with_phase(windows: Windows, target: str, attempt: int, phase: str) -> Windows:
     """Note the phase that the daemon knows of an attempt (``starting`` or ``ready``)."""
     return msgspec.structs.replace(windows, phases={**windows.phases, f"{target}/{attempt}": phase})

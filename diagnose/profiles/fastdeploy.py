@@ -79,3 +79,14 @@ MARKS: Mapping[str, Mark] = {
     "@measured.blocks": Mark(pattern=r"num_blocks_global: ?(?P<blocks>-?\d+)"),
 }
 """Lines that tell where a server is. Names as `diagnose.engine.targets.STAGES` and the engine know them."""
+
+ASKED = re.compile(r"Cache task with request_id \(|(?:Chat|Completion) Received request: ")
+STEP = re.compile(r"(?:Prefill|Decode) batch, ")
+MADE = re.compile(
+    rf"{STEP.pattern}|finished, number of generated tokens: |, OutputToken=\d"
+    r"|(?:Chat|Completion) (?:Streaming )?response\b[^:]{0,40}: "
+)
+"""Requests that came in; steps of the engine; steps and answers (``token_processor.py``, ``serving_chat.py``)."""
+
+ANSWER = b" response: {"
+"""Marks the lines that keep a whole answer (``api_server.log``; from 2.6 ``request.log``, at level 2)."""

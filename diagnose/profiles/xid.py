@@ -92,11 +92,10 @@ ACTIONS: Mapping[Action, Text] = {
     ),
     "reset_gpu": Text(
         "Take the traffic away, keep the output of nvidia-bug-report.sh, stop every program on the GPU and reset it: "
-        "nvidia-smi --gpu-reset -i N (which N it is: nvidia-smi --query-gpu=index,pci.bus_id --format=csv). If the "
-        "reset fails, reboot; if the code comes back, have the card replaced.",
-        "切走流量，保留 nvidia-bug-report.sh 的输出，停掉该卡上的全部程序后重置："
-        "nvidia-smi --gpu-reset -i N（编号 N 用 nvidia-smi --query-gpu=index,pci.bus_id --format=csv 查）。"
-        "重置失败就重启机器；再次出现就报修换卡。",
+        "nvidia-smi --gpu-reset -i N (N: its index, or its PCI address as in 0000:cb:00.0). If the reset fails, "
+        "reboot; if the code comes back, have the card replaced.",
+        "切走流量，保留 nvidia-bug-report.sh 的输出，停掉该卡上的全部程序后重置：nvidia-smi --gpu-reset -i N"
+        "（N 为该卡的序号，或形如 0000:cb:00.0 的 PCI 地址）。重置失败就重启机器；再次出现就报修换卡。",
     ),
     "reboot": Text(
         "Keep the output of nvidia-bug-report.sh, take the traffic away and reboot the machine: until then no program "
@@ -255,19 +254,19 @@ _SINGLE: tuple[tuple[int, Action, str, str], ...] = (
     (173, "reboot", "the chip-to-chip link (C2C) failed", "芯片间链路（C2C）失效"),
 )
 
-_ENGINES: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+ENGINES: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("copy engine", "拷贝引擎", (39, 40, 41, 70, 71, 72, 75, 76, 77, 85, *range(126, 136))),
     ("video decoder", "视频解码器", (68, 83, 84, 88, 89, 96, 97, 98)),
     ("JPEG decoder", "JPEG 解码器", (82, *range(99, 106))),
     ("optical-flow engine", "光流引擎", (86, 139)),
 )
-"""Engines of one kind and the code of each, from number 0; all ask for the same."""
+"""Engines of one kind, and the code of each from number 0: a restart of the program is what all of them ask for."""
 
 
 def _entries() -> Iterator[XidEntry]:
     for code, action, english, chinese in _SINGLE:
         yield XidEntry(code, Text(english, chinese), action)
-    for english, chinese, codes in _ENGINES:
+    for english, chinese, codes in ENGINES:
         for number, code in enumerate(codes):
             yield XidEntry(code, Text(f"fault of {english} {number}", f"{chinese} {number} 出错"), "restart_app")
 

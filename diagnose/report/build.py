@@ -23,7 +23,7 @@ from diagnose.model.rule import Rule, Severity
 from diagnose.model.text import Lang, Text
 from diagnose.profiles import xid
 from diagnose.report import texts
-from diagnose.report.clean import fill, fill_command, sound, stripped
+from diagnose.report.clean import fill, fill_command, sound, stripped, unfolded
 
 SCHEMA = "diagnose.report/1"
 
@@ -175,7 +175,7 @@ def trouble(incident: Incident, knowledge: Knowledge, lang: Lang) -> Trouble:
     labels = {name: sound(value) for name, value in lead.labels.items()}
     own = [one for one in incident.findings if one.cause == incident.cause and one.attempt == lead.attempt]
     evidence = _proofs([lead, *own])
-    title = fill(rule.title.in_(lang), labels) if rule else texts.cause_name(incident.cause, lang)
+    title = fill(_said(rule.title, lang), labels) if rule else texts.cause_name(incident.cause, lang)
     title += _xid_name(labels, lang)
     why = rule.why if rule else _UNKNOWN_WHY
     return Trouble(
@@ -190,7 +190,7 @@ def trouble(incident: Incident, knowledge: Knowledge, lang: Lang) -> Trouble:
         first_seen=incident.first_seen,
         last_seen=incident.last_seen,
         summary=_summary(title, evidence[0], incident.state, lang),
-        why=fill(why.in_(lang), labels),
+        why=fill(_said(why, lang), labels),
         fix=_fix(rule, labels, lang),
         evidence=evidence,
         consequences=_consequences(incident),
@@ -235,6 +235,10 @@ def _consequences(incident: Incident) -> tuple[Consequence, ...]:
     return tuple(Consequence(cause=cause, evidence=_proofs(same)) for cause, same in grouped.items())
 
 
+def _said(text: Text, lang: Lang) -> str:
+    return unfolded(text.in_(lang))
+
+
 def _xid(labels: Mapping[str, str]) -> xid.XidEntry | None:
     code = labels.get("xid", "")
     return xid.explain(int(code)) if code.isascii() and code.isdigit() and len(code) < 6 else None
@@ -251,7 +255,7 @@ def _fix(rule: Rule | None, labels: Mapping[str, str], lang: Lang) -> str:
     """Say what to do; what a driver's code asks for is surer than what its rule says of many."""
     if entry := _xid(labels):
         return entry.advice.in_(lang)
-    return fill((rule.fix if rule else _UNKNOWN_FIX).in_(lang), labels)
+    return fill(_said(rule.fix if rule else _UNKNOWN_FIX, lang), labels)
 
 
 def _summary(title: str, proof: Proof, state: State, lang: Lang) -> str:
@@ -284,7 +288,7 @@ def _cure(remedy: Remedy, incident: Incident, labels: Mapping[str, str], lang: L
         id=remedy.id,
         mode=incident.held if plan and incident.held in limits else remedy.mode.value,
         risk=remedy.risk.value,
-        why="\n".join([remedy.why.in_(lang), *sums]),
+        why="\n".join([_said(remedy.why, lang), *sums]),
         change=tuple(sound(change_text(one)) for one in plan.changes) if plan else (),
         command=_new_command(plan) if plan and plan.changes else _advised(remedy, labels),
     )

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 _GROUP = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PLAIN_WORD = re.compile(r"[\w./:@%+=,-]{1,120}", re.ASCII)
 _MOST_VALUE_CHARS = 120
+_HAN = r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
+_FOLDED = re.compile(rf"(?<={_HAN})\s+(?={_HAN})")
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories that draw nothing, or that change how the text around them is drawn."""
@@ -39,6 +41,15 @@ def stripped(text: str, most: int = _MOST_VALUE_CHARS) -> str:
 def sound(text: str) -> str:
     """Replace halves of surrogate pairs, which UTF-8 cannot hold (they come from undecodable names)."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def unfolded(text: str) -> str:
+    """Take out the blanks that line ends of a file left between Chinese characters.
+
+    >>> unfolded("先看 日志，再 restart 服务")
+    '先看日志，再 restart 服务'
+    """
+    return text if text.isascii() else _FOLDED.sub("", text)
 
 
 def fill(text: str, labels: Mapping[str, str], *, most: int = _MOST_VALUE_CHARS) -> str:

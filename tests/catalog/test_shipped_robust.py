@@ -66,10 +66,16 @@ def in_one_line_of_syslog(log):
     return "Mar  1 08:00:12 gpu-host fastdeploy[4177]: " + log.replace("\n", "#012").replace("\t", "#011")
 
 
+def counts(when):
+    """Whether a rule asks for several records: one record in one line is one."""
+    return when.count > 1 or any(map(counts, (*when.all, *when.any, *when.sequence)))
+
+
 @pytest.mark.parametrize("carry", [in_docker_json, in_one_line_of_syslog])
 def test_what_carries_lines_in_another_shape_changes_nothing(carry):
     """The messages of one exception stay together, whatever joined or quoted them."""
-    tests = [(rule, msgspec.structs.replace(test, log=carry(test.log))) for rule, test in LOGS]
+    logs = [one for one in LOGS if carry is not in_one_line_of_syslog or not counts(one[0].when)]
+    tests = [(rule, msgspec.structs.replace(test, log=carry(test.log))) for rule, test in logs]
     lost = [(rule.id, test.log) for rule, test in tests if not found(rule, test)]
     assert len(lost) <= len(LOGS) * 0.02, lost[:20]
 

@@ -75,3 +75,48 @@ def test_a_start_that_failed_before_its_mark_is_known_by_the_other_files():
     console = [line("console.log", at, own, start=True) for own, at in ((2, 0), (3, 600))]
     worker = [line("workerlog.0", 10, 2, start=True), line("workerlog.0", 615, 2)]
     assert numbers(*console, *worker) == [1, 2, 1, 2]
+
+
+def last_words(*rows):
+    """Make lines from file, kind, seconds and text, and date them by the launcher."""
+    made = [
+        LogMatch(
+            target="t",
+            source=source,
+            stream=stream,
+            line=number,
+            at=NOON + timedelta(seconds=seconds),
+            dated=True,
+            attempt=1,
+            text=text,
+            level=None,
+            hits=(Hit("some.rule", 0),),
+        )
+        for number, (source, stream, seconds, text) in enumerate(rows)
+    ]
+    return [(one.at - NOON).total_seconds() for one in attempts.settle(made)]
+
+
+FAILED = ("launch_worker.log", "launch", 7200, "Container failed !!!")
+STAMP = "[2026-01-01 12:00:05,000] [    INFO] file.py:1 - text"
+
+
+def test_a_crash_without_a_date_is_dated_by_the_launcher():
+    assert last_words(("workerlog.0", "worker", 5, "FatalError: it crashed"), FAILED) == [7199.999, 7200]
+
+
+def test_a_line_with_its_own_date_keeps_it():
+    assert last_words(("workerlog.0", "worker", 5, STAMP), FAILED) == [5, 7200]
+
+
+def test_only_the_last_words_of_a_worker_are_dated_so():
+    rows = [("workerlog.0", "worker", 5, "a warning"), ("workerlog.0", "worker", 9, "FatalError: it crashed"), FAILED]
+    assert last_words(*rows) == [5, 7199.999, 7200]
+
+
+def test_without_a_launcher_nothing_is_dated_anew():
+    assert last_words(("workerlog.0", "worker", 5, "FatalError: it crashed")) == [5]
+
+
+def test_other_files_keep_their_dates():
+    assert last_words(("fastdeploy.log", "engine", 5, "a line"), FAILED) == [5, 7200]

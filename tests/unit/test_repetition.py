@@ -28,6 +28,10 @@ LOOPS = {
         "这座城市位于一条大河旁边，河水从北方的山地流向大海。桥梁很古老，港口却很新。贸易使它富裕，大火又使它贫穷。"
     )
     * 6,
+    "few lines in no order": "\n\n".join(
+        ["State: done", "Name: the name", "State: open", "State: done", "State: Done", "Name: the  name", "State: open"]
+        * 2
+    ),
     "a line of a table": "| total | 17 | open |\n" * 20,
 }
 

@@ -156,3 +156,15 @@ def test_a_flood_is_remembered_in_bounds():
     for one in range(3000):
         windows, _ = window.feed(windows, knowledge, [line(one, labels={"who": str(one)})])
     assert len(windows.memories) <= window.MOST_MEMORIES
+
+
+def test_a_changed_condition_forgets_what_its_leaves_saw_and_others_remember():
+    changed, same = rule({"pattern": "x", "count": 2}), rule({"pattern": "x", "count": 2}, id="same.rule")
+    before = knowing(changed, same)
+    after = knowing(rule({"pattern": "y", "count": 2}), same)
+    windows, _ = window.feed(Windows(), before, [line(0), line(0, rule_id="same.rule")])
+
+    windows = window.forget_changed(windows, before, after)
+
+    _, findings = window.feed(windows, after, [line(1), line(1, rule_id="same.rule")])
+    assert [one.rule_id for one in findings] == ["same.rule"]

@@ -58,7 +58,7 @@ def diagnosed(shipped, *lines):
 
 
 def test_each_code_stands_once():
-    codes = [code for code, *_ in xid._SINGLE] + [code for *_, codes in xid._ENGINES for code in codes]
+    codes = [code for code, *_ in xid._SINGLE] + [code for *_, codes in xid.ENGINES for code in codes]
 
     assert len(codes) == len(set(codes))
 
@@ -111,6 +111,13 @@ def test_every_code_that_a_rule_names_is_explained(shipped):
 
     assert named
     assert {code for code in named if xid.explain(code) is None} == set()
+
+
+def test_no_command_resets_a_card_that_was_not_named(shipped):
+    commands = [rule.command for rule in shipped[0].rules.values() if "--gpu-reset" in rule.command]
+
+    assert commands
+    assert all("-i {gpu}.0" in command for command in commands)
 
 
 # --- in a report
