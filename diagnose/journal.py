@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -22,7 +23,7 @@ from diagnose.model.effect import Effect, Perform, SaveIncident
 from diagnose.model.incident import Incident
 from diagnose.model.observation import Observation, Outcome
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "journal.db"
 
 _TABLES = """
@@ -36,7 +37,18 @@ CREATE TABLE IF NOT EXISTS incidents (
 CREATE TABLE IF NOT EXISTS intents (
   id TEXT PRIMARY KEY, at TEXT NOT NULL, value BLOB NOT NULL, outcome BLOB);
 CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS alert_book (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS receivers (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS posts (
+  id TEXT PRIMARY KEY, receiver TEXT NOT NULL, state TEXT NOT NULL, at TEXT NOT NULL, done_at TEXT,
+  tries INTEGER NOT NULL, error TEXT NOT NULL, value BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS posts_by_state ON posts (state, at);
 """
+
+
+T = TypeVar("T")
+Also = Callable[[sqlite3.Connection], object]
+"""Writes more in the same transaction."""
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,20 +84,25 @@ class Journal:
                 f"{folder / FILE}: {error}. Give a state folder that this user can write (--state-dir DIR)."
             ) from error
 
-    def record(self, turn: Turn, state: State, kept: Mapping[str, bytes]) -> None:
+    def record(self, turn: Turn, state: State, kept: Mapping[str, bytes], also: Also | None = None) -> None:
         """Write one turn down, with where the mind stands after it, and what the senses must keep.
 
         Intents and incidents are on disk when this returns, whatever happens to the machine then.
 
+        Args:
+            also: Writes what must be there if the turn is, and not be there if it is not: whom to tell of it.
+
         Raises:
             JournalError: Nothing of the turn was written.
         """
-        grave = bool(turn.effects) or any(isinstance(one, Outcome) for one in turn.observations)
+        grave = bool(turn.effects or also) or any(isinstance(one, Outcome) for one in turn.observations)
         try:
             with self._lock, _rollback_on_error(self._db):
                 self._db.execute(f"PRAGMA synchronous = {'FULL' if grave else 'NORMAL'}")
                 self._db.execute("BEGIN IMMEDIATE")
                 self._write(turn, state, kept)
+                if also:
+                    also(self._db)
                 self._db.execute("COMMIT")
                 self._behind = False
         except sqlite3.Error as error:
@@ -129,6 +146,36 @@ class Journal:
         except sqlite3.Error as error:
             raise JournalError(f"the journal cannot be written: {error}. Make room on its disk.") from error
 
+    def write(self, also: Also, *, grave: bool = True) -> None:
+        """Write in a transaction of its own; any thread.
+
+        Args:
+            grave: It must outlast the machine, not only the process.
+
+        Raises:
+            JournalError: Nothing was written.
+        """
+        try:
+            with self._lock, _rollback_on_error(self._db):
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if grave else 'NORMAL'}")
+                self._db.execute("BEGIN IMMEDIATE")
+                also(self._db)
+                self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise JournalError(f"the journal cannot be written: {error}. Make room on its disk.") from error
+
+    def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Read with the daemon's own hold on the file; any thread.
+
+        Raises:
+            JournalError: It cannot be read.
+        """
+        try:
+            with self._lock:
+                return question(self._db)
+        except sqlite3.Error as error:
+            raise JournalError(f"{self._path}: {error}. Is its disk sound?") from error
+
     def kept(self) -> dict[str, bytes]:
         """Return all that was kept, by name."""
         return dict(self._db.execute("SELECT name, value FROM kept").fetchall())
@@ -164,6 +211,26 @@ class Journal:
         self._db.close()
 
 
+def seen(folder: Path, since: datetime, until: datetime) -> list[Observation]:
+    """Read what was observed between two moments, oldest first, beside a running daemon.
+
+    Raises:
+        JournalError: There is no journal, or it cannot be read.
+    """
+    path = folder / FILE
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as db:
+            rows = db.execute(
+                "SELECT observations FROM turns WHERE at BETWEEN ? AND ? ORDER BY seq",
+                (since.astimezone(timezone.utc).isoformat(), until.astimezone(timezone.utc).isoformat()),
+            ).fetchall()
+        return [one for (blob,) in rows for one in codec.decode(blob, tuple[Observation, ...])]
+    except sqlite3.Error as error:
+        raise JournalError(f"{path}: {error}. Is it readable for this user?") from error
+    except msgspec.MsgspecError as error:
+        raise _strange(path, error) from error
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """What a reader beside the daemon sees."""
 
@@ -173,11 +240,12 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     kept: Mapping[str, bytes]
 
 
-def read(folder: Path) -> Snapshot:
-    """Read the journal beside a running daemon, without disturbing it.
+def look(folder: Path, question: Callable[[sqlite3.Connection], T]) -> T:
+    """Ask something of the journal beside a running daemon, without disturbing it; all of it from one moment.
 
     Raises:
-        JournalError: There is none, or it cannot be read.
+        JournalError: There is none.
+        sqlite3.Error: It cannot be read.
     """
     path = folder / FILE
     if not path.exists():
@@ -185,15 +253,29 @@ def read(folder: Path) -> Snapshot:
             f"{path}: no journal here. Start the daemon first (diagnose run -- COMMAND), "
             "or name its folder (--state-dir DIR)."
         )
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as db:
+        _check_version(db, path)
+        db.execute("BEGIN")
+        return question(db)
+
+
+def read(folder: Path) -> Snapshot:
+    """Read the journal beside a running daemon, without disturbing it.
+
+    Raises:
+        JournalError: There is none, or it cannot be read.
+    """
+    path = folder / FILE
+
+    def question(db: sqlite3.Connection) -> tuple[tuple[str, bytes] | None, list[tuple[bytes]], dict[str, bytes]]:
+        return (
+            db.execute("SELECT at, value FROM state").fetchone(),
+            db.execute("SELECT value FROM incidents ORDER BY last_seen DESC LIMIT 1000").fetchall(),
+            dict(db.execute("SELECT name, value FROM kept").fetchall()),
+        )
+
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as db:
-            _check_version(db, path)
-            db.execute("BEGIN")  # all of it from one moment
-            row = db.execute("SELECT at, value FROM state").fetchone()
-            rows: Sequence[tuple[bytes]] = db.execute(
-                "SELECT value FROM incidents ORDER BY last_seen DESC LIMIT 1000"
-            ).fetchall()
-            kept = dict(db.execute("SELECT name, value FROM kept").fetchall())
+        row, rows, kept = look(folder, question)
     except sqlite3.Error as error:
         raise JournalError(f"{path}: {error}. Is it readable for this user?") from error
     try:

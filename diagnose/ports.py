@@ -14,6 +14,7 @@ import msgspec
 from diagnose.errors import DiagnoseError
 from diagnose.model.incident import Intent, Plan
 from diagnose.model.launch import LaunchSpec
+from diagnose.model.observation import GpuReading
 from diagnose.model.remedy import Step
 from diagnose.model.text import Text
 
@@ -185,30 +186,51 @@ class Actuator(Protocol):
         ...
 
 
-class GpuMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory of one card, in bytes; ``own_bytes`` is held by the processes that were asked for."""
-
-    index: int
-    name: str
-    total_bytes: int
-    used_bytes: int
-    own_bytes: int
-
-
 class GpuUnavailableError(DiagnoseError):
-    """The cards cannot be read; the message ends in the cure."""
+    """The cards cannot be read; the message ends in the cure.
+
+    Attributes:
+        kind: ``missing`` (no driver here), ``mismatch`` (its library and module are of different releases), ``hangs``
+            (it does not answer) or ``failed``.
+    """
+
+    def __init__(self, message: str, kind: str = "failed") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Xid(msgspec.Struct, frozen=True, kw_only=True):
+    """An error that the driver reported through NVML's events.
+
+    Attributes:
+        number: Counts all that this reader saw, from 1.
+        gpu_instance: The slice of a card that is split.
+    """
+
+    number: int
+    index: int
+    pci: str
+    xid: int
+    gpu_instance: int | None = None
 
 
 class GpuReader(Protocol):
-    """Reads the memory of all cards; holds no GPU memory itself."""
+    """Reads the cards; holds no GPU memory itself, and no CUDA context."""
 
-    def read(self, pids: Collection[int]) -> Sequence[GpuMemory]:
-        """Return one entry a card, by index.
+    def read(self, pids: Collection[int]) -> Sequence[GpuReading]:
+        """Return one entry a card, by index; one that is lost has one too.
 
         Args:
             pids: The processes whose memory counts as own.
 
         Raises:
             GpuUnavailableError: Nothing can be read now; a later call may work.
+        """
+        ...
+
+    def xids(self, after: int = 0) -> Sequence[Xid]:
+        """Return what the driver reported since the event of this number; the first call begins to listen.
+
+        Never waits, and never raises: a driver that tells no events tells none.
         """
         ...

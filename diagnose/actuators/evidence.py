@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from diagnose.actuators import stacks
 from diagnose.actuators.server import Server
 from diagnose.errors import ActuatorError
 from diagnose.launch.secrets import hidden, without_secrets
@@ -23,12 +24,13 @@ MOST_LOGS = 64
 
 
 class KeepEvidence:
-    """Keeps the ends of the logs, the process tree, the cards and the command, one folder an intent.
+    """Keeps the ends of the logs, the process tree and its stacks, the cards and the command, one folder an intent.
 
     Args:
         folder: Where the folders lie, ``<state>/evidence``.
         logs: The log files of now, the most telling first; at most 64 are kept.
         most: How many folders are kept, and for how long.
+        dump: Gives the stacks of processes.
     """
 
     action = "evidence.keep"
@@ -41,15 +43,16 @@ class KeepEvidence:
         *,
         most: int = 20,
         age: timedelta = timedelta(days=30),
+        dump: Callable[[Iterable[int]], str] = stacks.dump,
     ) -> None:
         self._server, self._folder, self._logs = server, folder, logs
-        self._most, self._age = most, age
+        self._most, self._age, self._dump = most, age, dump
 
     def describe(self, step: Step, plan: Plan) -> Text:  # noqa: ARG002 - the port's words
         """Name the folder. Touches nothing."""
         return Text(
-            f"Copy the ends of all logs, the process list and the GPU state to {self._folder}",
-            f"将各日志末尾、进程列表和 GPU 状态保存到 {self._folder}",
+            f"Copy the ends of all logs, the processes with their stacks and the GPU state to {self._folder}",
+            f"将各日志末尾、进程列表及调用栈和 GPU 状态保存到 {self._folder}",
         )
 
     def perform(self, step: Step, intent: Intent) -> str:  # noqa: ARG002 - the port's words
@@ -85,6 +88,7 @@ class KeepEvidence:
                 (logs / f"{count:02d}-{_plain(path.name)}").write_bytes(tail)
                 count += 1
         (draft / "processes.txt").write_text(self._processes(), encoding="utf-8")
+        (draft / "stacks.txt").write_text(self._dump(self._pythons()), encoding="utf-8")
         (draft / "gpus.json").write_bytes(self._cards())
         before = msgspec.json.format(msgspec.json.encode(without_secrets(intent.plan.before)), indent=1)
         (draft / "launch.json").write_bytes(before)
@@ -99,6 +103,14 @@ class KeepEvidence:
             for one in members
         ]
         return "\n".join(["pid\trole\tcpu\trss\tcommand", *rows, ""])
+
+    def _pythons(self) -> list[int]:
+        """Return the processes whose stacks tell where the server stands: main and workers first."""
+        handle = self._server.handle
+        members = self._server.controller.tree(handle) if handle else ()
+        found = [one for one in members if any("python" in Path(word).name for word in one.command[:1])]
+        order = ("main", "worker", "cache", "launcher", "other")
+        return [one.pid for one in sorted(found, key=lambda one: order.index(one.role))]
 
     def _cards(self) -> bytes:
         handle, gpu = self._server.handle, self._server.gpu

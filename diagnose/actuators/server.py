@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from diagnose.errors import ActuatorError, ControllerError
+from diagnose.controllers import procfs
+from diagnose.controllers.attach import listener
+from diagnose.errors import ActuatorError, ConfigError, ControllerError
 from diagnose.launch import settings
 from diagnose.launch.secrets import hidden
 from diagnose.launch.spec import diff
@@ -19,6 +23,7 @@ from diagnose.model.launch import LaunchSpec
 from diagnose.model.remedy import ServerRestart, Step
 from diagnose.model.text import Text
 from diagnose.ports import Controller, GpuReader, GpuUnavailableError, Handle, StopReport
+from diagnose.sources.gpu import chosen
 
 _GRACE = timedelta(seconds=30)
 _SLACK_BYTES = 256 << 20
@@ -50,7 +55,7 @@ class Server:
     started: Callable[[Handle], None] = lambda _handle: None
     stopping: Callable[[Handle], None] = lambda _handle: None
     memory_wait: timedelta = timedelta(seconds=60)
-    _others: Mapping[int, int] = field(default_factory=dict)
+    _others: Mapping[str, int] = field(default_factory=dict)
 
     def alive(self) -> bool:
         """Say whether the main process runs."""
@@ -102,19 +107,34 @@ class Server:
             time.sleep(_LOOK_SECONDS)
         return late
 
+    @staticmethod
+    def wait_for_ports(spec: LaunchSpec, grace: timedelta) -> None:
+        """Wait until nobody listens where the command wants to: up to 2.3 it would say so only after loading.
+
+        Raises:
+            ActuatorError: Somebody still does after ``grace``; the message names who.
+        """
+        deadline = time.monotonic() + grace.total_seconds()
+        while (port := _taken(spec)) is not None:
+            if time.monotonic() >= deadline:
+                raise ActuatorError(
+                    f"port {port} is still held by {_holder(port)}. End it, or start the server with another port."
+                )
+            time.sleep(_LOOK_SECONDS)
+
     def _more_than_before(self) -> int:
         used = self._used(self.handle.spec) if self.handle and self._others else {}
-        more = max((used[index] - before for index, before in self._others.items() if index in used), default=0)
+        more = max((used[card] - before for card, before in self._others.items() if card in used), default=0)
         return more if more > _SLACK_BYTES else 0
 
-    def _used(self, spec: LaunchSpec) -> dict[int, int]:
+    def _used(self, spec: LaunchSpec) -> dict[str, int]:
         """Return the bytes in use of each card that the command may see; empty where nobody can tell."""
         visible = settings.visible_devices(spec, os.environ)
         try:
             cards = self.gpu.read(()) if self.gpu else ()
         except GpuUnavailableError:
             return {}
-        return {card.index: card.used_bytes for card in cards if visible is None or str(card.index) in visible}
+        return {card.label: card.used_bytes for card in chosen(cards, visible)}
 
     def _own_bytes(self) -> Callable[[], int | None] | None:
         """Ask for the memory of the processes that live now, also when they are gone."""
@@ -130,6 +150,34 @@ class Server:
                 return None
 
         return held
+
+
+def _taken(spec: LaunchSpec) -> int | None:
+    """Return a port of the command on which somebody listens now."""
+    try:
+        ports = (settings.http_port(spec), *settings.queue_ports(spec), *settings.cache_ports(spec))
+    except ConfigError:  # no command of FastDeploy: nothing is known of its ports
+        return None
+    return next((port for port in ports if not _free(port)), None)
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))  # noqa: S104 - as the server will, and let go at once
+        except PermissionError:
+            return True  # below 1024: the server has to know
+        except OSError:
+            return False
+    return True
+
+
+def _holder(port: int) -> str:
+    with contextlib.suppress(ControllerError):
+        pid = listener(port)
+        return f"process {pid} ({shlex.join(hidden(procfs.cmdline(pid)))[:120]})"
+    return "a process that cannot be seen from here"
 
 
 class RestartServer:
@@ -163,6 +211,7 @@ class RestartServer:
         report = server.stop(drain=drain, grace=min(self._grace, step.timeout))
         cleaned = self._clean()
         late = server.late_bytes()
+        server.wait_for_ports(intent.plan.after, self._grace)
         handle = server.start(intent.plan)
         gone = len(report.ended) + len(report.killed)
         return (

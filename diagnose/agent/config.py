@@ -8,6 +8,7 @@ import msgspec
 
 from diagnose.engine.policy import Policy
 from diagnose.model.text import Duration
+from diagnose.notices.config import Alerts
 
 
 class TargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,13 +42,15 @@ class Probes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         health_every: Between two questions to ``/health``.
         completion_every: Between two canary completions of a ready server.
         starting_every: Between two questions to a server that starts or is being verified.
+        metrics_every: Between two looks at a ready server's ``/metrics``.
         timeout: For a completion; ``/health`` has a third of it.
         prompt: What the canary asks.
     """
 
     health_every: Duration = Duration(seconds=5)
-    completion_every: Duration = Duration(minutes=1)
+    completion_every: Duration = Duration(seconds=20)
     starting_every: Duration = Duration(seconds=2)
+    metrics_every: Duration = Duration(seconds=5)
     timeout: Duration = Duration(seconds=30)
     prompt: str = "1+1=?"
 
@@ -60,7 +63,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         rules, remedies: More folders of them, after the shipped ones and ``/etc/diagnose``.
         overrides: Single fields of rules and remedies by id, e.g. ``{server.fit-memory: {mode: auto}}``.
         grace: How long a server may take to end by itself.
+        kernel_log: Where the kernel's messages are read; the journal is asked where that may not be.
         keep_turns: How long the journal keeps single turns.
+        alerts: Who is told, when, and how.
     """
 
     targets: tuple[TargetConfig, ...] = ()
@@ -72,7 +77,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     remedies: tuple[str, ...] = ()
     overrides: Mapping[str, Mapping[str, str | int | float | bool]] = {}
     grace: Duration = Duration(seconds=30)
+    kernel_log: str = "/dev/kmsg"
     keep_turns: Duration = Duration(days=7)
+    alerts: Alerts = Alerts()
 
     def __post_init__(self) -> None:
         names = [target.name for target in self.targets]

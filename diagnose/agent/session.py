@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Literal
 
@@ -18,13 +18,18 @@ from diagnose.actuators.evidence import KeepEvidence
 from diagnose.actuators.hands import Hands
 from diagnose.actuators.ipc import CleanIpc
 from diagnose.actuators.server import RestartServer, Server
+from diagnose.agent import given
 from diagnose.agent.config import Probes, TargetConfig
+from diagnose.agent.given import Unused
+from diagnose.agent.look import Lookout
+from diagnose.controllers import procfs
 from diagnose.controllers.process import ProcessController
 from diagnose.engine.match import Carry, Matcher
 from diagnose.engine.plan import effective
 from diagnose.engine.targets import Target
-from diagnose.errors import ControllerError, JournalError
+from diagnose.errors import ConfigError, ControllerError, JournalError
 from diagnose.launch import settings
+from diagnose.launch.config import lookup
 from diagnose.launch.flags import accepted
 from diagnose.launch.spec import set_flag
 from diagnose.model import codec
@@ -32,11 +37,13 @@ from diagnose.model.incident import Intent, Plan
 from diagnose.model.launch import LaunchSpec, Overlay
 from diagnose.model.observation import (
     RECOVERED,
+    GpuSample,
     LogLines,
     Observation,
     Outcome,
     ProbeResult,
     ServerStarted,
+    SourceSees,
     SourceSilent,
     StepResult,
 )
@@ -46,11 +53,20 @@ from diagnose.ports import Clock, GpuReader, Handle
 from diagnose.profiles import fastdeploy
 from diagnose.sources.facts import config_values
 from diagnose.sources.gpu import GpuSense
+from diagnose.sources.host import HostSense
 from diagnose.sources.http import CompletionProbe, HealthProbe
+from diagnose.sources.kernel import KernelLog, Ours, Place, numbered
 from diagnose.sources.logtail import LogTail, Position
+from diagnose.sources.metrics import MetricsSense, urls_of
 from diagnose.sources.process import ProcessSense
+from diagnose.sources.surroundings import Look
 
 _CONSOLE = re.compile(r"generation-(\d+)/console\.log$")
+_NOTHING = timedelta(0)
+_MEASURE_EVERY = timedelta(seconds=10)
+_CARDS_WAIT = timedelta(seconds=10)
+"""How long looking around waits for cards that do not answer."""
+
 _SAMPLE_STARTING, _SAMPLE_READY = timedelta(seconds=1), timedelta(seconds=10)
 
 
@@ -60,6 +76,8 @@ class Session:
 
     Attributes:
         keep: Writes something to the journal at once, from any thread.
+        kernel: What the kernel says; ``None`` where nobody listens.
+        tell: Tells the operator of what was given and is not used.
         desired: The operator's command, its internal ports named.
     """
 
@@ -72,12 +90,16 @@ class Session:
     gpu: GpuReader
     clock: Clock
     keep: Callable[[str, bytes], None]
+    kernel: KernelLog | None = None
+    tell: Callable[[Unused], None] = lambda _unused: None
     desired: LaunchSpec | None = None
     _carries: dict[str, Carry] = field(default_factory=dict)
     _news: list[Observation] = field(default_factory=list)
     _sampled: datetime | None = None
     _ended: int = 0
     _kept_positions: tuple[Position, ...] = ()
+    _to_look: tuple[Handle, bool, datetime] | None = None
+    _looked: int = 0
 
     def __post_init__(self) -> None:
         self.server = Server(
@@ -101,6 +123,16 @@ class Session:
         self.sense: ProcessSense | None = None
         self.health: HealthProbe | None = None
         self.completion: CompletionProbe | None = None
+        self.metrics: MetricsSense | None = None
+        self.host: HostSense | None = None
+        self._measured_at: datetime | None = None
+        self._buses: set[str] = set()
+        self._listens_since: datetime | None = None
+        self._numbered = numbered()
+        self._dark: frozenset[str] = frozenset()
+        self._kept_place: Place | None = None
+        self._asked_at: datetime | None = None
+        self.lookout = Lookout(self.state_dir)
 
     @property
     def name(self) -> str:
@@ -125,6 +157,7 @@ class Session:
         saved = kept.get(f"handle/{self.name}")
         handle = codec.decode(saved, Handle) if saved else None
         self.server.generation = target.generation
+        self._looked = target.generation if target.starts and target.starts[-1].compared else 0
         found = self._found(handle)
         how: Literal["adopted", "attached", "spawned"]
         if found:
@@ -132,18 +165,37 @@ class Session:
             self.desired = target.desired or found.spec
             self._watch(found.spec, kept, new=False)
             self._taken(found, how)
+            self._note_unused(self._unused(found, self.desired))
         elif self.config.attach is not None:
             how = "attached"
             found = self._attach(target.generation + 1)
             self.desired = found.spec
             self._watch(found.spec, kept, new=True)
             self._taken(found, how)
+            self._note_unused(None)
         else:
             how = "spawned"
             self.desired = self._command()
             self._watch(self.desired, kept, new=False)
             self._spawn(target, cut_short)
+            self._note_unused(None)
         return how
+
+    def _unused(self, found: Handle, runs: LaunchSpec) -> Unused | None:
+        """Say what was given and is not what runs: the server that runs is taken over as it is."""
+        if self.config.attach is not None:
+            pids = frozenset(one.pid for one in self.controller.tree(found))
+            return given.unused_attach(self.config.attach, found, pids)
+        try:
+            return given.unused_command(self.config, self._command(), runs, found)
+        except ConfigError:
+            return None
+
+    def _note_unused(self, unused: Unused | None) -> None:
+        if unused:
+            self.tell(unused)
+        with contextlib.suppress(JournalError):
+            self.keep(f"unused/{self.name}", codec.encode(unused))
 
     def _found(self, handle: Handle | None) -> Handle | None:
         """Return the server that runs. What is left of one whose main process is gone is ended: no server any more."""
@@ -184,16 +236,17 @@ class Session:
         after = effective(msgspec.structs.replace(target, desired=spec), overlays)
         title = Text("first start", "首次启动")
         plan = Plan(remedy_id="start", rung=0, title=title, steps=(), before=spec, after=after, overlays=overlays)
-        self._news += self.gpu_samples(self.clock.now())  # what others hold, before it takes its share
+        self._news += self.cards.poll(self._pids(), self.clock.now())  # what others hold, before it takes its share
         self.server.start(plan)
 
     def _watch(self, spec: LaunchSpec, kept: Mapping[str, bytes], *, new: bool) -> None:
         saved = kept.get(f"positions/{self.name}")
         positions = codec.decode(saved, tuple[Position, ...]) if saved else None
         self._kept_positions = positions or ()
+        if self.kernel and (place := kept.get(f"kernel/{self.name}")):
+            self.kernel.go_on(codec.decode(place, Place))
         visible = settings.visible_devices(spec, os.environ)
-        indices = {int(one) for one in visible if one.isdigit()} if visible is not None else None
-        self.cards = GpuSense(self.name, self.gpu, indices)
+        self.cards = GpuSense(self.name, self.gpu, visible)
         self.tail = LogTail(
             [settings.log_dir(spec, os.environ), self.server.run_dir],
             stream_of=fastdeploy.stream_of,
@@ -202,6 +255,9 @@ class Session:
             from_start=new,
         )
         self.tail.poll(self.clock.now())
+        model = Path(spec.cwd) / settings.model_path(spec, config_values(spec))
+        places = {"logs": Path(settings.log_dir(spec, os.environ)), "state": self.state_dir}
+        self.host = HostSense(self.name, places | ({"model": model} if model.exists() else {}))
         self._point_probes(spec)
 
     def _point_probes(self, spec: LaunchSpec) -> None:
@@ -216,6 +272,9 @@ class Session:
             api_key=settings.api_key(spec, flags, os.environ),
             timeout=timeout,
         )
+        named = lookup(spec, "--metrics-port", flags) is not None
+        port = settings.metrics_port(spec, config=flags)
+        self.metrics = MetricsSense(target=self.name, urls=urls_of(base, port, given=named))
 
     def _taken(self, handle: Handle, how: Literal["adopted", "attached"]) -> None:
         self.server.handle, self.server.generation = handle, handle.generation
@@ -228,6 +287,8 @@ class Session:
 
     def _note(self, handle: Handle, how: Literal["spawned", "adopted", "attached"]) -> None:
         logs = [Path(settings.log_dir(handle.spec, os.environ))]
+        if self.sense:
+            self.sense.close()
         self.sense = ProcessSense(self.controller, handle, logs)
         self._news.append(
             ServerStarted(
@@ -240,6 +301,7 @@ class Session:
                 desired=self.desired,
             )
         )
+        self._to_look, self._sampled = (handle, how == "spawned", self.clock.now()), None
         try:
             self.keep(f"handle/{self.name}", codec.encode(handle))
         except JournalError as error:  # the server runs all the same; the next daemon finds it by its mark
@@ -255,17 +317,70 @@ class Session:
 
     def poll(self, now: datetime, *, starting: bool) -> list[Observation]:
         """Ask all senses that answer at once."""
-        told = self._lines(now)
+        told = self._lines(now) + self._kernel_lines(now)
         news, self._news = self._news, []
+        told += self.lookout.news()
         every = _SAMPLE_STARTING if starting else _SAMPLE_READY
         if self.sense and (self._sampled is None or now - self._sampled >= every or self._just_ended()):
             self._sampled = now
             told += self.sense.poll(now)
-            told += self.gpu_samples(now)
+            self.cards.ask(self._pids(), now)
+        elif self.sense and self.cards.due(now):
+            self.cards.ask(self._pids(), now)
+        told += self._cards_told(now, every)
+        if self._to_look and (not self.cards.asking or now - self._to_look[2] >= _CARDS_WAIT):
+            (handle, fresh, _), self._to_look = self._to_look, None
+            self._look_around(handle, self.cards.latest, now, fresh=fresh)
+        self._buses.update(one.pci for one in told if isinstance(one, GpuSample) and one.pci)
+        if self._measured_at is None or not _NOTHING <= now - self._measured_at < _MEASURE_EVERY:
+            self._measured_at = now
+            told += self.host.poll(now) if self.host else []
+            told += self.sense.measure(now) if self.sense else []
         return [*news, *told]
 
+    def _kernel_lines(self, now: datetime) -> list[Observation]:
+        """Tell what the kernel says of our processes and cards, or of nobody by name."""
+        if self.kernel is None or self.sense is None or self.server.handle is None:
+            return []
+        ours = Ours(pids=self.sense.pids, names=self.sense.names, buses=self._buses or None, numbered=self._numbered)
+        began = datetime.fromtimestamp(self.server.handle.started, timezone.utc)
+        told: list[Observation] = []
+        self._listens_since = self._listens_since or now
+        waits = now - self._listens_since
+        hold = not self._buses and _NOTHING <= waits < _CARDS_WAIT  # which cards are ours is not told yet
+        for piece in self.kernel.poll(now, ours, since=began, hold=hold):
+            told += self._matched(piece) if isinstance(piece, LogLines) else [piece]
+        return told
+
+    def _look_around(self, handle: Handle, cards: Sequence[GpuSample], now: datetime, *, fresh: bool) -> None:
+        """Begin to look at what surrounds a start; the answer comes with the news of a later turn."""
+        merged = settings.merged_env(handle.spec, os.environ)
+        look = Look(
+            target=self.name,
+            at=now,
+            generation=handle.generation,
+            desired=self.desired or handle.spec,
+            running=handle.spec,
+            environ=merged if fresh else procfs.environ(handle.pid) or merged,
+            cards=cards or None,
+            chosen=given.chosen(self.config),
+            fresh=fresh,
+        )
+        self.lookout.begin(look, known=handle.generation == self._looked)
+        self._looked = handle.generation
+
+    def close(self) -> None:
+        """Give up what is being asked beside everything else, and let go of what the senses hold."""
+        self.lookout.end()
+        if self.kernel:
+            self.kernel.close()
+        if self.sense:
+            self.sense.close()
+
     def _just_ended(self) -> bool:
-        """Notice the end of the main process without waiting for the next sample, once a generation."""
+        """Notice the end of a worker, or once a generation of the main process, without waiting for the next sample."""
+        if self.sense and self.sense.any_ended():
+            return True
         handle = self.server.handle
         if handle is None or self._ended == handle.generation or not self.controller.poll_exit(handle):
             return False
@@ -293,6 +408,8 @@ class Session:
                 told += self._matched(piece)
             else:
                 told.append(piece)
+        told += [SourceSees(target=self.name, at=now, source=one) for one in sorted(self._dark - self.tail.silent)]
+        self._dark = self.tail.silent
         if not self.tail.busy:
             self.tail.generation = self.server.generation
         return told
@@ -309,13 +426,18 @@ class Session:
             self._carries.pop(piece.source, None)
             return [SourceSilent(target=self.name, at=piece.read_at, source=piece.source, reason=told)]
         self._carries[piece.source] = carry
+        for match in matches:
+            self.cards.hear(match, piece.read_at)
         return list(matches)
 
-    def gpu_samples(self, now: datetime) -> list[Observation]:
-        """Read the cards that this server may use; that they cannot be read is said once."""
+    def _cards_told(self, now: datetime, every: timedelta = _NOTHING) -> list[Observation]:
+        """Return what the cards told since the last turn: a reading that is done, and errors of the driver."""
+        told: list[Observation] = [*self.cards.told(now, every), *self.cards.xids(now)]
+        return told + [one for piece in self.cards.lines(now) for one in self._matched(piece)]
+
+    def _pids(self) -> set[int]:
         handle = self.server.handle
-        pids = {one.pid for one in self.controller.tree(handle)} if handle else set()
-        return list(self.cards.poll(pids, now))
+        return {one.pid for one in self.controller.tree(handle)} if handle else set()
 
     async def ask_health(self) -> ProbeResult | None:
         """Ask whether the server's heartbeats are fresh."""
@@ -323,15 +445,33 @@ class Session:
 
     async def ask_completion(self) -> ProbeResult | None:
         """Ask for a few tokens."""
-        return await self.completion.ask(self.clock.now(), self.server.generation) if self.completion else None
+        if self.completion is None:
+            return None
+        self._asked_at = self.clock.now()
+        try:
+            return await self.completion.ask(self._asked_at, self.server.generation)
+        finally:
+            self._asked_at = None
+
+    async def ask_metrics(self) -> Sequence[Observation]:
+        """Ask for what the server counts of itself; how long our own question waits belongs to it."""
+        if self.metrics is None:
+            return ()
+        now = self.clock.now()
+        waits = (now - self._asked_at).total_seconds() if self._asked_at else 0.0
+        return await self.metrics.ask(now, self.server.generation, more={"server.canary_seconds": waits})
 
     def kept(self) -> dict[str, bytes]:
         """Return what must be in the journal with the lines that were read last."""
         positions = self.tail.positions() if self.tail else ()
-        if positions == self._kept_positions:
-            return {}
-        self._kept_positions = positions
-        return {f"positions/{self.name}": codec.encode(positions)}
+        kept: dict[str, bytes] = {}
+        if positions != self._kept_positions:
+            self._kept_positions = positions
+            kept[f"positions/{self.name}"] = codec.encode(positions)
+        if self.kernel and self.kernel.place != self._kept_place:
+            self._kept_place = self.kernel.place
+            kept[f"kernel/{self.name}"] = codec.encode(self.kernel.place)
+        return kept
 
     # --- hands
 
@@ -376,7 +516,7 @@ def _same_wish(before: LaunchSpec, now: LaunchSpec) -> bool:
     """Say whether two commands differ in nothing but the internal ports, which the daemon chooses."""
 
     def plain(spec: LaunchSpec) -> LaunchSpec:
-        for flag in ("--engine-worker-queue-port", "--cache-queue-port"):
+        for flag in given.QUEUE_FLAGS:
             spec = set_flag(spec, flag, None)
         return spec
 

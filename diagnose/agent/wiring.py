@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diagnose.agent import lock, reload
 from diagnose.agent.config import Config
+from diagnose.agent.given import Unused
 from diagnose.agent.loop import Daemon, Watcher
 from diagnose.agent.session import Session
 from diagnose.catalog import cache, load
@@ -18,6 +20,11 @@ from diagnose.controllers.process import ProcessController
 from diagnose.journal import Journal
 from diagnose.model.knowledge import Knowledge
 from diagnose.sources.gpu import reader_for
+from diagnose.sources.kernel import KernelLog
+from diagnose.web import api, door
+
+if TYPE_CHECKING:
+    from diagnose.agent.alerting import Alerting
 
 
 class SystemClock:
@@ -42,8 +49,18 @@ def _folders(config: Config, rules: Sequence[str] = (), remedies: Sequence[str] 
 
 
 @contextlib.contextmanager
-def daemon(config: Config, state_dir: Path, *, watcher: Watcher, stop_servers: bool = False) -> Iterator[Daemon]:
+def daemon(
+    config: Config,
+    state_dir: Path,
+    *,
+    watcher: Watcher,
+    stop_servers: bool = False,
+    tell: Callable[[Unused], None] = lambda _unused: None,
+) -> Iterator[Daemon]:
     """Put the daemon together; its journal is closed and its lock let go in the end.
+
+    Args:
+        tell: Is told of a command or port that was given for a server that runs otherwise.
 
     Raises:
         DiagnoseError: Something of it cannot be used; the message ends in the cure.
@@ -52,6 +69,7 @@ def daemon(config: Config, state_dir: Path, *, watcher: Watcher, stop_servers: b
     matcher = cache.matcher(knowledge)
     journal = Journal(state_dir)
     clock = SystemClock()
+    gpu = reader_for(os.environ)
     with lock.only_one(state_dir), contextlib.closing(journal):
         sessions = {
             target.name: Session(
@@ -61,22 +79,43 @@ def daemon(config: Config, state_dir: Path, *, watcher: Watcher, stop_servers: b
                 state_dir=state_dir,
                 matcher=matcher,
                 controller=ProcessController(owner=_owner(state_dir)),
-                gpu=reader_for(os.environ),
+                gpu=gpu,
                 clock=clock,
                 keep=journal.keep,
+                kernel=KernelLog(target.name, path=Path(config.kernel_log)),
+                tell=tell,
             )
             for target in config.targets
         }
-        yield Daemon(
-            config=config,
-            knowledge=knowledge,
-            journal=journal,
-            sessions=sessions,
-            clock=clock,
-            watcher=watcher,
-            stop_servers=stop_servers,
-            reload=reload.of_folders(_folders(config), config.overrides, began=knowledge.digest),
-        )
+        alerts = _alerting(config, journal, sessions, clock)
+        try:
+            yield Daemon(
+                config=config,
+                knowledge=knowledge,
+                journal=journal,
+                sessions=sessions,
+                clock=clock,
+                watcher=watcher,
+                stop_servers=stop_servers,
+                reload=reload.of_folders(_folders(config), config.overrides, began=knowledge.digest),
+                door=lambda mind: door.serve(
+                    api.app(targets=sessions, obey=mind.obey, scored=mind.take, ask=alerts.ask if alerts else None),
+                    state_dir,
+                ),
+                alerts=alerts,
+            )
+        finally:
+            for session in sessions.values():
+                session.close()
+
+
+def _alerting(config: Config, journal: Journal, targets: Iterable[str], clock: SystemClock) -> Alerting | None:
+    """Make the alert path; a daemon that has nobody to tell loads nothing of it."""
+    if not config.alerts.receivers:
+        return None
+    from diagnose.agent.alerting import Alerting  # noqa: PLC0415 - templates and senders cost memory
+
+    return Alerting(config.alerts, journal, targets=targets, clock=clock)
 
 
 def _owner(state_dir: Path) -> str:

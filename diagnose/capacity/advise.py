@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from diagnose.capacity.bill import Bill, known_of, size, write
-from diagnose.capacity.learn import Known
+from diagnose.capacity.bill import Bill, fits, known_of, size, write
+from diagnose.capacity.learn import Known, Point
 from diagnose.capacity.memory import GIB
-from diagnose.capacity.moves import TWO_SIDED, change, coupled, nearest, values
+from diagnose.capacity.moves import NO_OVERRIDE, TWO_SIDED, change, coupled, nearest, values
 from diagnose.capacity.settings import (
+    BLOCKS,
     GRAPH,
     LENGTH,
     QUANTIZATION,
@@ -28,12 +29,14 @@ from diagnose.capacity.settings import (
 from diagnose.model.launch import ModelShape
 from diagnose.model.text import Text
 
-_MOST_CARD = 1024 * GIB
-_RANKS = (1, 2, 4, 8, 16)
-_TIGHT = 0.25
-"""How much of the margins is kept where nothing else fits and a server is down anyway."""
+_MOST_CARD = 288 * GIB
+"""The largest card that is sold; more than that is no advice."""
 
-Change = tuple[str, str | None, str]
+_RANKS = (1, 2, 4, 8, 16)
+_TIGHT, _MEDIUM = 0.1, 0.5
+"""How much of the margins is kept when a server is down: at the first try, and at the next ones."""
+
+Change = tuple[str, str | None, str | None]
 
 
 class _Limits(NamedTuple):
@@ -45,14 +48,15 @@ class _Limits(NamedTuple):
 
     accepted: Collection[str]
     follow: bool
+    mild: bool = False
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
     """What to change so that the server fits.
 
     Attributes:
-        changes: Flag, value before (``None`` where it was not given) and value after. Empty where nothing
-            needs to change, or where nothing helps.
+        changes: Flag, value before (``None`` where it was not given) and value after (``None`` where it is
+            taken out). Empty where nothing needs to change, or where nothing helps.
         arithmetic: The sums that chose the values; where nothing helps also what would.
         fits: Whether the server fits with these changes.
         costs: What the users notice.
@@ -104,18 +108,45 @@ def advise(
         return _advice(known, settings, sound, now)
     flags = [flag for flag in dict.fromkeys(allow) if flag in accepted and values(flag, settings)]
     limits = _Limits(accepted, follow=TOKENS not in flags)
-    tight = [msgspec.structs.replace(known, caution=_TIGHT)] if _failed(measured, failures) else []
-    for belief in (known, *tight):
-        for chosen in _choices(flags):
-            found = _fit(belief, settings, chosen, limits)
+    base, flags = _counting(settings, flags, accepted)
+    for belief in _beliefs(known, measured, failures):
+        if not _can_fit(belief, base, flags, limits):
+            continue
+        for mild in (True, False):  # rather two flags by a little than one down to what hardly serves
+            found = _search(belief, base, flags, limits._replace(mild=mild))
             if found is not None:
                 return _advice(belief, settings, found, now)
     return _nothing(known, settings, now)
 
 
-def _failed(measured: Measured | None, failures: Sequence[Measured]) -> bool:
-    """Tell whether a server is down by now: then a tight fit is worth a start."""
-    return bool(failures) or (measured is not None and measured != Measured(at=measured.at))
+def _counting(settings: Settings, flags: Sequence[str], accepted: Collection[str]) -> tuple[Settings, list[str]]:
+    """Take an override of the blocks out, where that is allowed: the server counts better than anybody."""
+    left = [flag for flag in flags if flag != BLOCKS]
+    if left == list(flags) or BLOCKS not in accepted:
+        return settings, left
+    return change(settings, BLOCKS, NO_OVERRIDE), left
+
+
+def _search(known: Known, base: Settings, flags: Sequence[str], limits: _Limits) -> Settings | None:
+    if base.num_gpu_blocks_override is None and (found := _fit(known, base, (), limits)) is not None:
+        return found
+    return next((found for chosen in _choices(flags) if (found := _fit(known, base, chosen, limits))), None)
+
+
+def _beliefs(known: Known, measured: Measured | None, failures: Sequence[Measured]) -> list[Known]:
+    """Return what is known with the margins that are worth keeping, first choice first.
+
+    A server that is down has little to lose by a tight fit: one more start is over in minutes and measures what
+    was only estimated, and a limit that is lower than it need be stays.
+    """
+    down = bool(failures) or (measured is not None and measured != Measured(at=measured.at))
+    tight = msgspec.structs.replace(known, caution=_TIGHT)
+    if not down:
+        return [known]
+    if any(one.failed and one.failed.phase == "serving" for one in (*failures, measured) if one):
+        return [known, tight]  # a start proves nothing there: it would fail again at the next burst
+    bare = msgspec.structs.replace(known, caution=0.0)
+    return [msgspec.structs.replace(known, caution=_MEDIUM), tight, bare] if failures else [tight, bare]
 
 
 def _choices(flags: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -133,21 +164,21 @@ def _fit(known: Known, base: Settings, flags: Sequence[str], limits: _Limits) ->
     """
     if not flags:
         sound = coupled(base, limits.accepted, follow=limits.follow)
-        return sound if sound is not None and write(known, sound).fits else None
+        return sound if sound is not None and fits(known, sound) else None
     gentler, harshest = flags[:-1], flags[-1]
 
     def good(value: object) -> bool:
         return _can_fit(known, change(base, harshest, value), gentler, limits)
 
     keep = 0 if limits.follow or TOKENS in gentler else base.tokens
-    value = nearest(values(harshest, base, keep=keep), good, ordered=harshest not in TWO_SIDED)
+    value = nearest(values(harshest, base, keep=keep, mild=limits.mild), good, ordered=harshest not in TWO_SIDED)
     return None if value is None else _fit(known, change(base, harshest, value), gentler, limits)
 
 
 def _can_fit(known: Known, base: Settings, flags: Sequence[str], limits: _Limits) -> bool:
     """Tell whether any values of `flags` fit: of one-sided flags the last value helps the most."""
     for flag in sorted(flags, key=lambda one: one != TOKENS):  # the others must not fall below the tokens
-        options = values(flag, base, keep=0 if limits.follow else base.tokens)
+        options = values(flag, base, keep=0 if limits.follow else base.tokens, mild=limits.mild)
         if flag in TWO_SIDED:
             rest = [one for one in flags if one != flag]
             return any(_can_fit(known, change(base, flag, value), rest, limits) for value in options)
@@ -158,11 +189,11 @@ def _can_fit(known: Known, base: Settings, flags: Sequence[str], limits: _Limits
 
 def _changes(before: Settings, after: Settings) -> tuple[Change, ...]:
     found = []
-    for flag in (*_COSTS, "--num-gpu-blocks-override"):
+    for flag in (*_COSTS, BLOCKS):
         if flag == TOKENS and after.max_num_batched_tokens is None:
             continue  # the server's default, which may have moved with the length
         new = after.text(flag)
-        if new is not None and new != before.text(flag):
+        if new != before.text(flag):
             found.append((flag, before.value(flag), new))
     return tuple(found)
 
@@ -184,7 +215,7 @@ _COSTS = {
 
 
 def _costs(before: Settings, changes: Sequence[Change]) -> Text:
-    told = [(_COSTS[flag], before.text(flag) or "-", after) for flag, _, after in changes if flag in _COSTS]
+    told = [(_COSTS[flag], before.text(flag) or "-", after or "-") for flag, _, after in changes if flag in _COSTS]
     felt = [part for part in told if part[0] is not _COSTS[UTILIZATION]] or told
     if not felt:
         return _COSTS[UTILIZATION]
@@ -198,12 +229,17 @@ def _advice(known: Known, before: Settings, after: Settings, now: Bill) -> Advic
     changes, then = _changes(before, after), write(known, after)
     if not changes:
         return Advice(changes=(), arithmetic=then.lines(), fits=True, costs=_costs(before, ()), bill=then)
-    told = ", ".join(f"{flag} {old or '-'} -> {new}" for flag, old, new in changes)
+    told = ", ".join(f"{flag} {old or '-'} -> {new or '-'}" for flag, old, new in changes)
     heading = (
         Text(f"As given: {_reason(now).en}", f"现有设置：{_reason(now).zh}"),
         Text(f"With {told}:", f"改为 {told} 后："),
     )
-    slim = (Text("A tight fit: only a quarter of the usual margins is left", "余量很小：只留了通常余量的四分之一"),)
+    slim = (
+        Text(
+            f"A tight fit: only {known.caution:.0%} of the usual margins are left",
+            f"余量很小：只留了通常余量的 {known.caution:.0%}",
+        ),
+    )
     return Advice(
         changes=changes,
         arithmetic=(*_foreign(known), *heading, *then.lines(), *(slim if known.caution < 1 else ())),
@@ -266,13 +302,13 @@ def _would(card: int | None, ranks: int | None) -> Text:
 
 
 def _smallest_card(known: Known, settings: Settings) -> int | None:
-    """Search in whole GiB, up to more than any card has."""
+    """Search in whole GiB, up to the largest card there is."""
     first = known.card.total_bytes // GIB + 1
     sizes = range(first, _MOST_CARD // GIB + 1)
 
     def enough(gib: object) -> bool:
         larger = msgspec.structs.replace(known.card, total_bytes=int(str(gib)) * GIB)
-        return write(_elsewhere(known, larger), settings).fits
+        return write(elsewhere(known, larger), settings).fits
 
     found = nearest(sizes, enough, ordered=True)
     return None if found is None else int(str(found)) * GIB
@@ -283,11 +319,16 @@ def _smallest_ranks(known: Known, settings: Settings) -> int | None:
         if ranks <= settings.tensor_parallel or known.shape.heads % ranks:
             continue
         wider = msgspec.structs.replace(settings, tensor_parallel=ranks)
-        if write(_elsewhere(known, known.card), wider).fits:
+        if write(elsewhere(known, known.card), wider).fits:
             return ranks
     return None
 
 
-def _elsewhere(known: Known, card: Card) -> Known:
-    """Take what is known to another card: a failure here is none there."""
-    return msgspec.structs.replace(known, card=card, failed=())
+def elsewhere(known: Known, card: Card) -> Known:
+    """Take what is known to another card, or to this one with other neighbours: a failure here is none there."""
+    more = card.foreign_bytes - known.card.foreign_bytes
+
+    def moved(point: Point | None) -> Point | None:
+        return point and msgspec.structs.replace(point, size=point.size + more)
+
+    return msgspec.structs.replace(known, card=card, failed=(), base=moved(known.base), anchor=moved(known.anchor))

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from diagnose.capacity.learn import Known, learn
+from diagnose.capacity.learn import Amount, Known, learn
 from diagnose.capacity.memory import GIB, MIB
 from diagnose.capacity.settings import MOST_BLOCKS, Card, Measured, Phase, Settings
 from diagnose.model.launch import ModelShape
@@ -107,50 +107,63 @@ def known_of(
     return learn(shape, card, [*failures, latest])
 
 
+class _Sums(msgspec.Struct, frozen=True):
+    """What the settings come to; `spare` tells for each place how much more would fit."""
+
+    used: Amount
+    after: Amount
+    kv: int
+    room: int
+    blocks: int
+    spare: dict[str, int]
+
+
+def fits(known: Known, settings: Settings) -> bool:
+    """Tell whether the server starts, as `write` would say, and no more."""
+    return min(_sum(known, settings).spare.values()) >= 0
+
+
+def _sum(known: Known, at: Settings) -> _Sums:
+    total, used, after = known.card.total_bytes, known.used(at), known.after(at)
+    each, needed, override = known.block(at), known.needed(at), at.num_gpu_blocks_override
+    share = int(total * at.gpu_memory_utilization)
+    room = share - used.size - used.margin
+    blocks = min(max(room // each, 0), MOST_BLOCKS) if override is None else override
+    kv = max(override * each if override is not None else min(share - used.size, MOST_BLOCKS * each), 0)
+    weight = known.weight(at)
+    load = weight.size + weight.margin + known.contexts().size + known.card.foreign_bytes + known.early
+    # Where the use before the profile run was measured, the weights are in it.
+    spare = {
+        "weights": total - (used.size if used.measured else load),
+        "profile": total - used.size - used.margin,
+        "blocks": (blocks - needed) * each if override is not None else room - needed * each,
+        "capture": total - used.size - (used.margin if override is not None else 0) - kv - after.size - after.margin,
+    }
+    for phase, failed in known.failed:
+        place = _PLACE[phase]
+        if spare[place] >= 0 and _asks_as_much(known, at, failed, phase):
+            spare[place] = -MIB  # what asks as much as a failed start fails as well
+    return _Sums(used, after, kv, room, blocks, spare)
+
+
 def write(known: Known, settings: Settings) -> Bill:
     """Write the bill from what is known."""
-    total, used, after = known.card.total_bytes, known.used(settings), known.after(settings)
-    each, needed = known.block(settings), known.needed(settings)
+    sums = _sum(known, settings)
     override = settings.num_gpu_blocks_override
-    room = int(total * settings.gpu_memory_utilization) - used.size - used.margin
-    blocks = min(max(room // each, 0), MOST_BLOCKS) if override is None else override
-    kv = max(known.kv(settings), 0)
-    load = known.weight(settings).size + known.contexts().size + known.card.foreign_bytes + known.early
-    spare = _spare(
-        known,
-        settings,
-        places={
-            "weights": total - load - known.weight(settings).margin,
-            "profile": total - used.size - used.margin,
-            "blocks": (blocks - needed) * each if override is not None else room - needed * each,
-            "capture": total - used.size - kv - after.size - after.margin,
-        },
-    )
-    verdict = _verdict(spare, room if override is None else blocks)
     return Bill(
         settings=settings,
         card=known.card,
         items=_items(known, settings),
-        kv_room_bytes=room,
-        kv_bytes=kv,
-        block_bytes=each,
-        blocks=blocks,
-        needed_blocks=needed,
-        after=Item(name="after", size=after.size, margin=after.margin, measured=after.measured),
-        verdict=verdict,
-        spare_bytes=min(spare.values()),
-        concurrency=min(blocks * settings.block_size // settings.max_model_len, settings.max_num_seqs),
+        kv_room_bytes=sums.room,
+        kv_bytes=sums.kv,
+        block_bytes=known.block(settings),
+        blocks=sums.blocks,
+        needed_blocks=known.needed(settings),
+        after=Item(name="after", size=sums.after.size, margin=sums.after.margin, measured=sums.after.measured),
+        verdict=_verdict(sums.spare, sums.room if override is None else sums.blocks),
+        spare_bytes=min(sums.spare.values()),
+        concurrency=min(sums.blocks * settings.block_size // settings.max_model_len, settings.max_num_seqs),
     )
-
-
-def _spare(known: Known, at: Settings, *, places: dict[str, int]) -> dict[str, int]:
-    """Take off what was proven: settings that ask as much as a failed start did fail as well."""
-    spare = dict(places)
-    for phase, failed in known.failed:
-        place = _PLACE[phase]
-        if _asks_as_much(known, at, failed, phase) and spare[place] >= 0:
-            spare[place] = -MIB
-    return spare
 
 
 _PLACE: dict[Phase, str] = {

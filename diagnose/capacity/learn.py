@@ -1,4 +1,4 @@
-"""What earlier starts taught: estimates are corrected by every number, and by every failure without one."""
+"""What earlier starts taught: estimates give way to numbers, and every failure without one proves something, too."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from diagnose.capacity.memory import (
     activation_bytes,
     block_bytes,
     capture_bytes,
+    capture_sizes,
     min_blocks,
     weight_bytes,
 )
@@ -23,6 +24,11 @@ from diagnose.model.launch import ModelShape
 
 _STEP = 0.05
 """A failure without numbers proves at least this share of the card; the next one twice that."""
+
+_MOST_SLOPE = 4.0
+
+_HOPE = 0.75
+"""Share of the estimated activations that a first try counts on: how much an expert layer copies differs by version."""
 
 
 class Amount(msgspec.Struct, frozen=True):
@@ -33,24 +39,27 @@ class Amount(msgspec.Struct, frozen=True):
     measured: bool = False
 
 
-class Anchor(msgspec.Struct, frozen=True):
-    """A start whose use before the KV cache is known: everything on the card, foreign included."""
+class Point(msgspec.Struct, frozen=True):
+    """Bytes that were seen with certain settings."""
 
     at: Settings
-    used: int
+    size: int
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
     """The model's memory on this card as far as it is known.
 
     Attributes:
-        weights: Measured weights and the settings that they were measured at.
+        weights: Measured weights.
         context: Measured CUDA context, without foreign memory.
-        anchor: The latest start with a measured KV cache.
+        base: What was in use on the card before the activations: foreign, context, weights.
+        peaks: Activations of earlier starts, the newest last.
+        floor: Activations that were too much for the card: at least so many.
+        anchor: What was in use before the KV cache, where `base` is not known.
         slope: Measured activations over estimated ones, from two anchors; ``None`` for unknown.
         scale: Activations over the estimate, from a measured peak or a failed profile run.
         early: Bytes above all estimates that a failed load proved.
-        late: Bytes above the estimate that a failure after the KV cache proved, at `late_at`.
+        late: What came after the KV cache in a start that had too little for it.
         graphs: Measured bytes of CUDA graphs over the estimate.
         more_blocks: Blocks that a start needs above one full sequence, where the server said so.
         block_scale: Measured over computed size of a block.
@@ -60,15 +69,17 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 
     shape: ModelShape
     card: Card
-    weights: tuple[int, Settings] | None = None
+    weights: Point | None = None
     context: int | None = None
-    anchor: Anchor | None = None
+    base: Point | None = None
+    peaks: tuple[Point, ...] = ()
+    floor: Point | None = None
+    anchor: Point | None = None
     slope: float | None = None
     scale: float = 1.0
     scale_measured: bool = False
     early: int = 0
-    late: int = 0
-    late_at: Settings | None = None
+    late: Point | None = None
     graphs: float | None = None
     more_blocks: int | None = None
     block_scale: float = 1.0
@@ -90,11 +101,10 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
         estimate = weight_bytes(self.shape, at.quantization, at.tensor_parallel)
         if self.weights is None:
             return Amount(estimate, int(estimate * 0.03 * self.caution))
-        size, measured_at = self.weights
-        if (at.quantization, at.tensor_parallel) == (measured_at.quantization, measured_at.tensor_parallel):
-            return Amount(size, 0, measured=True)
-        there = weight_bytes(self.shape, measured_at.quantization, measured_at.tensor_parallel)
-        scale = max(size / max(there, 1), 1.0)
+        if _same_weights(at, self.weights.at):
+            return Amount(self.weights.size, 0, measured=True)
+        there = weight_bytes(self.shape, self.weights.at.quantization, self.weights.at.tensor_parallel)
+        scale = max(self.weights.size / max(there, 1), 1.0)
         return Amount(int(estimate * scale), int(estimate * 0.03 * self.caution))
 
     def contexts(self) -> Amount:
@@ -105,9 +115,43 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 
     def activation(self, at: Settings) -> Amount:
         """Return the peak of the activations."""
-        size = int(activation_bytes(self.shape, at) * self.scale)
-        share = 0.1 if self.scale_measured else 0.25
+        if self.peaks:
+            return self._from_peaks(at)
+        estimate = activation_bytes(self.shape, at)
+        size, share = int(estimate * self.scale), 0.1 if self.scale_measured else 0.25
+        if self.caution < 0.5 and not self.scale_measured:
+            size = int(size * _HOPE)
+        if self.floor is not None:
+            proven = int(self.floor.size * self._ratio(self.floor.at, at))
+            size, share = max(size, proven) if self.caution >= 0.5 else proven, 0.1
         return Amount(size, int(size * share * self.caution), measured=self.scale_measured)
+
+    def _from_peaks(self, at: Settings) -> Amount:
+        """Step from what was measured: by the estimate's own proportions, or along two measured points."""
+        estimate = activation_bytes(self.shape, at)
+        near = min(self.peaks, key=lambda one: abs(activation_bytes(self.shape, one.at) - estimate))
+        there = activation_bytes(self.shape, near.at)
+        size = near.size * self._ratio(near.at, at)
+        share = 0.1  # the estimate's proportions are not exact
+        # What was too much for the card was at least so much: savings from there are rather more than that.
+        points = self.peaks if self.floor is None else (self.floor, *self.peaks)
+        far = [one for one in points if abs(activation_bytes(self.shape, one.at) - there) > 32 * MIB]
+        if far:
+            other = far[-1]
+            slope = (near.size - other.size) / (there - activation_bytes(self.shape, other.at))
+            size = near.size + (estimate - there) * min(max(slope, 0.0), _MOST_SLOPE)
+            share = 0.03
+        size = max(int(size), 0)
+        step = abs(size - near.size)
+        return Amount(size, int((min(size, step) * share + step // 100) * self.caution), measured=True)
+
+    def _ratio(self, there: Settings, at: Settings) -> float:
+        """Return by what factor activations change; with less caution what does not grow with tokens is little."""
+        full = activation_bytes(self.shape, at) / activation_bytes(self.shape, there)
+        least = activation_bytes(self.shape, at, lean=True) / activation_bytes(self.shape, there, lean=True)
+        if full > 1:
+            return max(full, least)  # more than was ever tried is not to be had by hope
+        return max(full, least) * self.caution + min(full, least) * (1 - self.caution)
 
     def other(self) -> Amount:
         """Return what is in no estimate: proven by failures, or a share of the card to be safe."""
@@ -115,52 +159,70 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 
     def used(self, at: Settings) -> Amount:
         """Return everything on the card when the KV cache is about to be allocated."""
+        if self.base and self.base.at.tensor_parallel == at.tensor_parallel:
+            return self._from_base(self.base, at)
         if self.anchor and self.anchor.at.tensor_parallel == at.tensor_parallel:
             return self._from_anchor(self.anchor, at)
         parts = (self.weight(at), self.contexts(), self.activation(at), self.other())
         size = self.card.foreign_bytes + sum(part.size for part in parts)
         return Amount(size, sum(part.margin for part in parts))
 
-    def _from_anchor(self, anchor: Anchor, at: Settings) -> Amount:
+    def _from_base(self, base: Point, at: Settings) -> Amount:
+        peak = self.activation(at)
+        size = base.size + peak.size + self._heavier(base.at, at)
+        seen = self.peaks or self.floor
+        margin = (self.card.total_bytes // 400 if seen else self.card.total_bytes // 100) + 16 * MIB
+        return Amount(size, peak.margin + int(margin * self.caution), measured=True)
+
+    def _from_anchor(self, anchor: Point, at: Settings) -> Amount:
         """Step from a measured start: savings are believed by three quarters, costs by five."""
         step = activation_bytes(self.shape, at) - activation_bytes(self.shape, anchor.at)
         slope = self.slope
         if slope is None:
             slope = self._excess(anchor) * (0.75 if step < 0 else 1.25)
-        heavier = self.weight(at).size - self.weight(anchor.at).size
-        size = anchor.used + int(step * slope) + int(heavier * (0.95 if heavier < 0 else 1.05))
+        size = anchor.size + int(step * slope) + self._heavier(anchor.at, at)
         margin = max(self.card.total_bytes // 200, 32 * MIB)
         return Amount(size, int(margin * self.caution), measured=True)
 
-    def _excess(self, anchor: Anchor) -> float:
+    def _heavier(self, there: Settings, at: Settings) -> int:
+        """Return by how much the weights weigh more than there: savings count a little less, costs more."""
+        if _same_weights(there, at):
+            return 0
+        more = self.weight(at).size - self.weight(there).size
+        return int(more * (0.95 if more < 0 else 1.05))
+
+    def _excess(self, anchor: Point) -> float:
         """Return activations over the estimate, where a start used much more than all estimates say.
 
         What is neither weights nor context grows with the tokens of a step, but for a fixed part: that is
         taken to be at most 15 % of the card.
         """
         fixed = self.card.foreign_bytes + self.weight(anchor.at).size + self.contexts().size
-        grows = anchor.used - fixed - self.card.total_bytes * 15 // 100
+        grows = anchor.size - fixed - self.card.total_bytes * 15 // 100
         return max(grows / activation_bytes(self.shape, anchor.at), 1.0)
 
     def after(self, at: Settings) -> Amount:
         """Return what comes after the KV cache: CUDA graphs, workspaces, buffers."""
+        size, margin = self._after_estimate(at)
+        if self.late and (proven := self._late_at(self.late, at)) > size:
+            size, margin = proven, proven // 20 + self.card.total_bytes // 400
+        known = self.graphs is not None or self.late is not None
+        # At the second try this is what is still unknown, where no start came so far.
+        return Amount(size, int(margin * (self.caution if known else min(2 * self.caution, 1.0))), known)
+
+    def _after_estimate(self, at: Settings) -> tuple[int, int]:
         graphs = capture_bytes(self.shape, at)
         base = LATE_BYTES + (NCCL_BYTES if at.tensor_parallel > 1 else 0)
         if self.graphs is not None:
             size = base + int(graphs * self.graphs)
-            margin = size // 5
-        else:
-            size, margin = base + graphs, graphs // 2
-        margin = int((margin + self.card.total_bytes // 50) * self.caution)
-        return Amount(size + self.late_extra(at), margin, self.graphs is not None)
+            return size, size // 5 + self.card.total_bytes // 50
+        return base + graphs, graphs // 2 + self.card.total_bytes // 50
 
-    def late_extra(self, at: Settings) -> int:
-        """Half of what a failure proved is taken for fixed, half for growing with the graphs."""
-        if not self.late or self.late_at is None:
-            return 0
-        there = capture_bytes(self.shape, self.late_at)
-        share = capture_bytes(self.shape, at) / there if there else 1.0
-        return int(self.late * (0.5 + 0.5 * min(share, 1.0)))
+    def _late_at(self, late: Point, at: Settings) -> int:
+        """Step from what a start lacked: only the graphs become less with fewer sequences."""
+        graphs = capture_bytes(self.shape, late.at)
+        saved = max(graphs - capture_bytes(self.shape, at), 0)
+        return max(late.size - saved, late.size // 4)
 
     def kv(self, at: Settings) -> int:
         """Return the bytes that the server gives the KV cache; may be negative."""
@@ -189,10 +251,9 @@ def learn(shape: ModelShape, card: Card, starts: Sequence[Measured]) -> Known:
 def _numbers(known: Known, start: Measured, at: Settings) -> Known:
     change: dict[str, object] = {}
     if start.weights_bytes:
-        change["weights"] = (start.weights_bytes, at)
-    context = start.context_bytes or _outside(known.card, start.failed)
-    if context is not None:
-        change["context"] = context
+        change["weights"] = Point(at, start.weights_bytes)
+    if start.context_bytes is not None:
+        change["context"] = start.context_bytes
     if start.profile_peak_bytes:
         estimate = activation_bytes(known.shape, at)
         change |= {"scale": start.profile_peak_bytes / estimate, "scale_measured": True}
@@ -206,16 +267,20 @@ def _numbers(known: Known, start: Measured, at: Settings) -> Known:
         scale = start.block_bytes / block_bytes(known.shape, at)
         # Logs print few digits: what is within a twentieth is the same number.
         change["block_scale"] = scale if abs(scale - 1) > 0.05 else 1.0
+    if before := _before(start, at):
+        change["base"] = Point(at, before)
     known = msgspec.structs.replace(known, **change)
     return _anchored(known, start, at)
 
 
-def _outside(card: Card, failed: Failed | None) -> int | None:
-    """Return the context, from a failed allocation: neither free, nor allocated here, nor foreign."""
-    if failed is None or failed.allocated_bytes is None or failed.available_bytes is None:
-        return None
-    outside = card.total_bytes - failed.available_bytes - failed.allocated_bytes - card.foreign_bytes
-    return outside if 0 <= outside <= card.total_bytes // 2 else None
+def _before(start: Measured, at: Settings) -> int | None:
+    """Return what was in use before the activations: as printed, or all there was where no profile is run."""
+    if start.before_bytes:
+        return start.before_bytes
+    failed = start.failed
+    if failed and failed.phase == "kv" and at.num_gpu_blocks_override is not None:
+        return failed.allocated_bytes
+    return None
 
 
 def _anchored(known: Known, start: Measured, at: Settings) -> Known:
@@ -226,12 +291,15 @@ def _anchored(known: Known, start: Measured, at: Settings) -> Known:
         room = start.blocks_got * known.block(at)
     if room is None:
         return known
-    anchor = Anchor(at, int(known.card.total_bytes * at.gpu_memory_utilization) - room)
+    anchor = Point(at, int(known.card.total_bytes * at.gpu_memory_utilization) - room)
+    if start.before_bytes and anchor.size > start.before_bytes:
+        peak = Point(at, anchor.size - start.before_bytes)
+        return msgspec.structs.replace(known, anchor=anchor, peaks=(*known.peaks, peak))
     slope = known.slope
     if known.anchor and _same_weights(known.anchor.at, at):
         step = activation_bytes(known.shape, at) - activation_bytes(known.shape, known.anchor.at)
         if abs(step) > 32 * MIB:
-            slope = min(max((anchor.used - known.anchor.used) / step, 0.0), 4.0)
+            slope = min(max((anchor.size - known.anchor.size) / step, 0.0), _MOST_SLOPE)
     return msgspec.structs.replace(known, anchor=anchor, slope=slope)
 
 
@@ -242,23 +310,26 @@ def _same_weights(one: Settings, other: Settings) -> bool:
 def _phase_of(known: Known, start: Measured) -> Phase | None:
     """Return the phase in which a start failed; ``None`` where it did not."""
     if start.failed is not None:
-        return start.failed.phase or _guess(known, start.failed, start.at)
+        return start.failed.phase or _guess(known, start, start.failed)
     return None
 
 
-def _guess(known: Known, failed: Failed, at: Settings | None) -> Phase:
-    """Tell the phase by what was allocated already, else by what cannot fit; empty for unknown."""
+def _guess(known: Known, start: Measured, failed: Failed) -> Phase:
+    """Tell the phase by what was in use already, else by what cannot fit; empty for unknown."""
+    at = start.at
     if at is None:
         return ""
+    heavy, outside = known.weight(at).size, known.contexts().size + known.card.foreign_bytes
     if failed.allocated_bytes is None:
-        room = known.card.total_bytes - known.card.foreign_bytes - known.contexts().size
-        if known.weight(at).size > room:
+        room = known.card.total_bytes - outside
+        if heavy > room:
             return "load"
-        return "profile" if known.weight(at).size + known.activation(at).size > room else ""
-    if failed.allocated_bytes + (failed.requested_bytes or 0) < 0.97 * known.weight(at).size:
+        return "profile" if heavy + known.activation(at).size > room else ""
+    if start.available_kv_bytes is not None or start.blocks_got is not None:
+        return "capture"
+    if failed.allocated_bytes + (failed.requested_bytes or 0) < 0.97 * (heavy + outside):
         return "load"
-    outside = known.contexts().size + known.card.foreign_bytes
-    share = known.card.total_bytes * at.gpu_memory_utilization - outside
+    share = known.card.total_bytes * at.gpu_memory_utilization
     return "capture" if failed.allocated_bytes > 0.85 * share else "profile"
 
 
@@ -272,34 +343,61 @@ def _failure(known: Known, start: Measured, at: Settings, *, share: float) -> Kn
     step = int(known.card.total_bytes * share)
     if phase == "load":
         return _load_failed(known, start.failed, at, step)
+    if phase == "kv" and known.base is not None and at.num_gpu_blocks_override is not None:
+        return known  # the sums say so themselves
     if phase in {"profile", ""}:
-        known = _profile_failed(known, start.failed, at, share)
-    return known if phase == "profile" else _late_failed(known, start.failed, at, step)
+        known = _profile_failed(known, start, start.failed, share=share)
+    return known if phase == "profile" else _late_failed(known, start, start.failed, step)
 
 
 def _load_failed(known: Known, failed: Failed, at: Settings, step: int) -> Known:
     asked = (failed.allocated_bytes or 0) + (failed.requested_bytes or 0)
-    rest = known.card.foreign_bytes + known.contexts().size
-    proven = max(asked - known.weight(at).size, known.card.total_bytes - rest - known.weight(at).size, 0)
-    return msgspec.structs.replace(known, early=max(known.early, proven + step // 5))
+    proven = max(asked, known.card.total_bytes) - known.card.foreign_bytes - known.contexts().size
+    extra = max(proven - known.weight(at).size, 0)
+    return msgspec.structs.replace(known, early=max(known.early, extra + step // 5))
 
 
-def _profile_failed(known: Known, failed: Failed, at: Settings, share: float) -> Known:
-    """The activations were at least what did not fit, and are taken for a quarter more, or a half ..."""
+def _profile_failed(known: Known, start: Measured, failed: Failed, *, share: float) -> Known:
+    """The activations were at least what did not fit, and are taken for a little more, or much more ..."""
+    at = start.at or Settings()
+    asked = (failed.allocated_bytes or 0) + (failed.requested_bytes or 0)
+    asked = max(asked, known.card.total_bytes)
+    if start.before_bytes:
+        told = failed.requested_bytes is not None
+        proven = (asked - start.before_bytes) * (1 + (2 * (share - _STEP) if told else 5 * share))
+        floor = Point(at, int(proven))
+        lower = known.floor is not None and activation_bytes(known.shape, at) > activation_bytes(
+            known.shape, known.floor.at
+        )
+        return known if lower else msgspec.structs.replace(known, floor=floor)
     before = known.card.foreign_bytes + known.weight(at).size + known.contexts().size + known.early
-    room = max(known.card.total_bytes - before, 0)
-    asked = (failed.allocated_bytes or 0) + (failed.requested_bytes or 0) - known.weight(at).size
-    proven = max(room, asked) * (1 + 5 * share)
-    scale = proven / activation_bytes(known.shape, at)
+    scale = max(asked - before, 0) * (1 + 5 * share) / activation_bytes(known.shape, at)
     return msgspec.structs.replace(known, scale=max(known.scale, scale))
 
 
-def _late_failed(known: Known, failed: Failed, at: Settings, step: int) -> Known:
-    """More was wanted after the KV cache than was free then."""
-    free = known.card.total_bytes - known.used(at).size - max(known.kv(at), 0)
-    missing = max((failed.requested_bytes or 0) - (failed.available_bytes or 0), 0)
-    expected = known.after(at).size - known.late_extra(at)
-    extra = max(free, 0) + max(missing * 5 // 4, step) - expected
-    if extra <= known.late:
+def _late_failed(known: Known, start: Measured, failed: Failed, step: int) -> Known:
+    """What came after the KV cache was all that was left, and what was wanted still."""
+    at = start.at or Settings()
+    free = max(known.card.total_bytes - known.used(at).size - max(known.kv(at), 0), 0)
+    wanted = _still_wanted(known, start, failed)
+    missing = max(wanted - (failed.available_bytes or 0), step // 5) if wanted else step
+    need = free + missing
+    if known.late is not None and need <= known.late.size:
         return known
-    return msgspec.structs.replace(known, late=extra, late_at=at)
+    return msgspec.structs.replace(known, late=Point(at, need))
+
+
+def _still_wanted(known: Known, start: Measured, failed: Failed) -> int:
+    """Return what was asked for when it ended, and for the graphs that were to come; 0 for unknown."""
+    asked = failed.requested_bytes
+    if asked is None:
+        return 0
+    at = start.at or Settings()
+    sizes = capture_sizes(at)
+    if not sizes or failed.phase == "kv":
+        return asked
+    left = len(sizes) if start.captured is None else sum(size < start.captured for size in sizes)
+    rest = capture_bytes(known.shape, at) * left // len(sizes)
+    if start.captured is None:
+        return asked + rest
+    return max(min(asked * left, rest * 5 // 2), rest // 2, asked)

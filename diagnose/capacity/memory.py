@@ -141,10 +141,15 @@ def min_blocks(settings: Settings) -> int:
     return settings.max_model_len // settings.block_size + settings.enc_dec_blocks
 
 
-def activation_bytes(shape: ModelShape, settings: Settings) -> int:
+def activation_bytes(shape: ModelShape, settings: Settings, *, lean: bool = False) -> int:
     """Estimate the peak of activations in the profile run, on one rank; good to about a quarter.
 
     Grows with the tokens of one step, and with the sequences whose logits are sampled at once.
+
+    Args:
+        shape: The model.
+        settings: The flags in force.
+        lean: Of what does not grow with the tokens, the least that is possible: logits and probabilities alone.
     """
     tp = settings.tensor_parallel
     heads = (shape.heads + 2 * shape.kv_heads) * shape.head_dim // tp
@@ -154,8 +159,10 @@ def activation_bytes(shape: ModelShape, settings: Settings) -> int:
         shared = shape.experts_shared * 3 * shape.moe_intermediate // tp
         wide = max(wide, routed + shared)
     each = 2 * (8 * shape.hidden + heads + wide)
-    sampled = settings.max_num_seqs * shape.vocab * 16  # logits, probabilities, sorted copies, in float32
-    return 64 * MIB + settings.tokens * each + sampled
+    sampled = settings.max_num_seqs * shape.vocab * 8  # logits and probabilities in float32
+    if lean:
+        return settings.tokens * each + sampled
+    return 64 * MIB + settings.tokens * each + 2 * sampled  # sorted copies of both
 
 
 def capture_sizes(settings: Settings) -> tuple[int, ...]:

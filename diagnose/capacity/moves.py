@@ -14,7 +14,6 @@ from diagnose.capacity.settings import (
     LEAST_SEQS,
     LEAST_UTILIZATION,
     LENGTH,
-    MOST_BLOCKS,
     MOST_SEQS,
     MOST_UTILIZATION,
     QUANTIZATION,
@@ -27,17 +26,21 @@ from diagnose.capacity.settings import (
 
 _USEFUL_LENGTH = 1024
 """A server of shorter sequences helps nobody: never go below, unless the operator is there already."""
-_USEFUL_TOKENS = 256
+_USEFUL_TOKENS, _MILD_TOKENS = 256, 2048
 
-TWO_SIDED = frozenset({UTILIZATION, BLOCKS})
+NO_OVERRIDE = 0
+"""In the place of a number of blocks: none is set."""
+
+TWO_SIDED = frozenset({UTILIZATION})
 """Flags where both less and more can help, so that no value tells about the next."""
 
 
-def values(flag: str, present: Settings, *, keep: int = 0) -> Sequence[object]:
+def values(flag: str, present: Settings, *, keep: int = 0, mild: bool = False) -> Sequence[object]:
     """Return the values that `flag` may take instead, nearest to the present first.
 
     Args:
         keep: Tokens of one step that sequences times length must not fall below.
+        mild: Only values with which the server is nearly as good as before.
 
     Empty for a flag that cannot be fitted. For all but `TWO_SIDED` each value takes less memory than the
     one before it.
@@ -49,13 +52,13 @@ def values(flag: str, present: Settings, *, keep: int = 0) -> Sequence[object]:
     if flag == UTILIZATION:
         return _utilizations(s.gpu_memory_utilization)
     if flag == TOKENS:
-        least = max(_USEFUL_TOKENS, s.block_size)
+        least = max(_MILD_TOKENS if mild else _USEFUL_TOKENS, s.block_size)
         return range(_below(s.tokens, s.block_size), least - 1, -s.block_size)
     if flag == SEQS:
-        least = max(LEAST_SEQS, -(-keep // s.max_model_len))
+        least = max(s.max_num_seqs // 4 if mild else 0, LEAST_SEQS, -(-keep // s.max_model_len))
         return range(min(s.max_num_seqs - 1, MOST_SEQS), least - 1, -1)
     if flag == LENGTH:
-        least = max(_USEFUL_LENGTH, LEAST_LENGTH, -(-keep // s.max_num_seqs))
+        least = max(s.max_model_len // 4 if mild else 0, _USEFUL_LENGTH, LEAST_LENGTH, -(-keep // s.max_num_seqs))
         return range(_below(s.max_model_len, s.block_size), least - 1, -s.block_size)
     if flag == QUANTIZATION:
         steps = (None, "wint8", "wint4")
@@ -63,7 +66,7 @@ def values(flag: str, present: Settings, *, keep: int = 0) -> Sequence[object]:
     if flag == GRAPH:
         return (without_graphs(s.graph_config),) if s.cudagraph else ()
     if flag == BLOCKS and s.num_gpu_blocks_override is not None:
-        return _overrides(s.num_gpu_blocks_override, s)
+        return (NO_OVERRIDE,)  # the server counts for itself again
     return ()
 
 
@@ -76,13 +79,6 @@ def _utilizations(present: float) -> Sequence[float]:
     least, most = round(LEAST_UTILIZATION * 100), round(MOST_UTILIZATION * 100)
     hundredths = [number for number in range(least, most + 1) if abs(number / 100 - present) > 0.001]
     return [number / 100 for number in sorted(hundredths, key=lambda one: (abs(one - present * 100), one))]
-
-
-def _overrides(present: int, s: Settings) -> Sequence[int]:
-    least = s.max_model_len // s.block_size + s.enc_dec_blocks
-    if present < least:
-        return range(least, MOST_BLOCKS + 1) if least <= MOST_BLOCKS else ()
-    return range(present - 1, least - 1, -1)
 
 
 def without_graphs(text: str | None) -> str:
@@ -107,7 +103,7 @@ def change(settings: Settings, flag: str, value: object) -> Settings:
         LENGTH: {"max_model_len": value},
         QUANTIZATION: {"quantization": value},
         GRAPH: {"graph_config": value, "cudagraph": False},
-        BLOCKS: {"num_gpu_blocks_override": value},
+        BLOCKS: {"num_gpu_blocks_override": value or None},
     }
     return msgspec.structs.replace(settings, **fields[flag])
 

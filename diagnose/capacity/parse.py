@@ -9,7 +9,7 @@ from typing import cast, get_args
 from diagnose.capacity.settings import Failed, Measured, Phase, Settings
 from diagnose.errors import InputError
 
-_SIZE = re.compile(r"\s*(-?\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)i?(b|bytes?)?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(-?\d{1,15}(?:\.\d{1,25})?)\s*([kmgt]?)i?(b|bytes?)?\s*", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _S = r"(-?\d{1,12}(?:\.\d{1,12})? ?[kKMGT]?i?B)"
 
@@ -18,6 +18,8 @@ _NAMES = {
     "requested": ("requested", "size"),
     "allocated": ("allocated", "used"),
     "available": ("available", "free"),
+    "before": ("before", "before_bytes"),
+    "captured": ("captured",),
     "weights": ("weights", "weights_bytes"),
     "context": ("context", "context_bytes"),
     "peak": ("peak", "profile_peak_bytes"),
@@ -72,6 +74,15 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
 
 
+def phase_of(rule_id: str) -> Phase:
+    """Tell from a rule of `gpu.oom` in which phase memory ran out; empty for any other.
+
+    >>> phase_of("gpu.oom.capture"), phase_of("kvcache.too-few-blocks")
+    ('capture', '')
+    """
+    return _PHASES.get(rule_id.removeprefix("gpu.oom."), "") if rule_id.startswith("gpu.oom.") else ""
+
+
 def measured_from(
     labels: Mapping[str, str],
     at: Settings | None = None,
@@ -84,14 +95,15 @@ def measured_from(
     Args:
         labels: The named groups of the rules that fired. Sizes: ``size`` (what was asked for),
             ``allocated``, ``available``, ``weights``, ``context``, ``peak``, ``kv``, ``block_bytes``,
-            ``capture``. Numbers: ``blocks`` and ``needed``. And ``phase``: load, profile, kv, capture or
+            ``capture``, ``before`` (or ``before_gib``, without a unit). Numbers: ``blocks``, ``needed`` and
+            ``captured``. And ``phase``: load, profile, kv, capture or
             serving.
         at: The settings of that start.
         rule_id: The rule; its last word tells the phase, as in ``gpu.oom.capture``.
         lines: Text of the evidence; numbers in known lines are taken where no label has them.
     """
     found = {**_from_lines(lines), **{name: value for name, value in labels.items() if value}}
-    phase = found.get("phase") or _PHASES.get(rule_id.rsplit(".", 1)[-1], "")
+    phase = found.get("phase") or phase_of(rule_id)
     known = cast("Phase", phase if phase in get_args(Phase) else "")
     requested, blocks = _size(found, "requested"), _number(found, "got")
     failed = None
@@ -104,16 +116,24 @@ def measured_from(
         )
     return Measured(
         at=at,
+        before_bytes=_before(found),
         weights_bytes=_size(found, "weights"),
         context_bytes=_size(found, "context"),
         profile_peak_bytes=_size(found, "peak"),
         available_kv_bytes=_size(found, "kv"),
         block_bytes=_size(found, "block"),
         capture_bytes=_size(found, "capture"),
+        captured=_number(found, "captured"),
         failed=failed,
         blocks_got=blocks,
         blocks_needed=_number(found, "needed"),
     )
+
+
+def _before(labels: Mapping[str, str]) -> int | None:
+    """Return what was in use before the profile run; the server writes GiB without a unit."""
+    gib = labels.get("before_gib")
+    return parse_bytes(f"{gib}GiB") if gib else _size(labels, "before")
 
 
 def _from_lines(lines: Iterable[str]) -> dict[str, str]:

@@ -161,7 +161,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         phase: In which part of the start; empty where unknown.
         requested_bytes: What was asked for.
-        allocated_bytes: What this process had already.
+        allocated_bytes: What was in use on the card, by whomever (Paddle's ``RecordedGpuMemGetInfo``: total
+            minus free).
         available_bytes: What was free on the card.
     """
 
@@ -176,24 +177,29 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         at: The settings of that start; ``None`` for the settings that are asked about.
+        before_bytes: In use on the card when the weights are loaded and the profile run is about to begin:
+            foreign, context and weights, with whatever the allocator lost.
         weights_bytes: Memory after loading, of one rank.
         context_bytes: CUDA context and libraries.
         profile_peak_bytes: Peak of the activations in the profile run.
         available_kv_bytes: What the profile left for the KV cache (may be negative).
         block_bytes: Size of one block, of one rank.
         capture_bytes: What the CUDA graphs took.
+        captured: The batch size that was captured last; they go down.
         failed: The allocation that ended the start.
         blocks_got: Number of blocks that the server computed.
         blocks_needed: Number of blocks that it wanted.
     """
 
     at: Settings | None = None
+    before_bytes: int | None = None
     weights_bytes: int | None = None
     context_bytes: int | None = None
     profile_peak_bytes: int | None = None
     available_kv_bytes: int | None = None
     block_bytes: int | None = None
     capture_bytes: int | None = None
+    captured: int | None = None
     failed: Failed | None = None
     blocks_got: int | None = None
     blocks_needed: int | None = None

@@ -11,7 +11,7 @@ import msgspec
 import re2
 
 from diagnose.catalog import draft
-from diagnose.engine import plan, signals, window
+from diagnose.engine import cards, plan, signals, window
 from diagnose.engine.correlate import Group
 from diagnose.engine.incidents import begin
 from diagnose.engine.match import Carry, Matcher
@@ -24,7 +24,7 @@ from diagnose.model.knowledge import Knowledge
 from diagnose.model.launch import LaunchSpec
 from diagnose.model.observation import GpuSample, LogLines, LogMatch, ServerFacts
 from diagnose.model.remedy import Advice, Remedy
-from diagnose.model.rule import LogTest, Rule, Severity, pattern_leaves
+from diagnose.model.rule import LogTest, Rule, Severity, When, pattern_leaves
 from diagnose.model.text import Duration
 
 _NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -32,7 +32,7 @@ _LEAST_TESTS = 2
 _LEAST_LITERAL = 4
 _FIELD = re.compile(r"\{(\w+)\}")
 _EVENT_LABELS = {"role", "code", "signal", "phase", "answer", "status", "workers", "stage", "source", "pid"}
-_EVENT_LABELS |= {"after_ready", "repetitive"}
+_EVENT_LABELS |= {"after_ready", "repetitive", "value", "gpu", "place"}
 _QUOTED = (
     'INFO     2026-01-01 12:00:00,000 4177  serving_chat.py[line:97] request: {"model": "default", "messages": '
     '[{"role": "user", "content": "'
@@ -124,7 +124,16 @@ def _rule(rule: Rule, knowledge: Knowledge) -> Iterator[Problem]:
         yield problem("too few tests", f"Give at least {_LEAST_TESTS} hits and {_LEAST_TESTS} misses")
     for message, cure in draft.unfinished(rule):
         yield problem(message, cure)
+    for name in sorted({one for one in _samples(rule.when) if one.startswith("gpu.")} - cards.NAMES):
+        yield problem(f"unknown sample {name!r}", f"Use one of {', '.join(sorted(cards.NAMES))}")
     yield from _patterns_and_groups(rule)
+
+
+def _samples(when: When) -> Iterator[str]:
+    if when.sample:
+        yield when.sample
+    for child in (*when.all, *when.any, *when.sequence, *([when.absent] if when.absent else [])):
+        yield from _samples(child)
 
 
 def _patterns_and_groups(rule: Rule) -> Iterator[Problem]:
@@ -244,10 +253,14 @@ def _scan(matcher: Matcher, log: str, stream: str) -> list[LogMatch]:
 
 
 def _event(event: dict[str, str], second: int) -> Signal:
-    probe = event.pop("probe", "")
+    probe, sample = event.pop("probe", ""), event.pop("sample", "")
     name = event.pop("event", f"probe.{probe}")
     offset = Duration.parse(str(event.pop("at", f"{second}s"))).total_seconds()
     labels = {key: str(value) for key, value in event.items()}
+    if sample:
+        at, value = _NOON + timedelta(seconds=offset), float(labels.pop("value"))
+        phase = labels.get("phase", "")
+        return signals.of_sample(target="test", attempt=1, at=at, name=sample, value=value, labels=labels, phase=phase)
     return signals.of_event(
         target="test", attempt=1, at=_NOON + timedelta(seconds=offset), name=name, labels=labels, text=name
     )

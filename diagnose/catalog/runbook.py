@@ -218,13 +218,19 @@ def _sample(rule: Rule) -> list[str]:
     if not test.log:
         events = [dict(event) for event in test.events[:_MOST_LINES]]
         return [
-            f"{event.pop('event', '') or 'probe ' + event.pop('probe', '')}: "
-            + ", ".join(f"{name}={value}" for name, value in event.items() if name != "at")
+            f"{_event_name(event)}: " + ", ".join(f"{name}={value}" for name, value in event.items() if name != "at")
             for event in events
         ]
     lines = [line.rstrip() for line in test.log.splitlines() if line.strip()]
     kept = lines if len(lines) <= _MOST_LINES else [lines[0], "...", lines[-1]]
     return [line if len(line) <= _MOST_CHARS else line[: _MOST_CHARS - 3] + "..." for line in kept]
+
+
+def _event_name(event: dict[str, str]) -> str:
+    """Take its name out of an event of a test."""
+    if "sample" in event:
+        return event.pop("sample")
+    return event.pop("event", "") or f"probe {event.pop('probe', '')}"
 
 
 def _codes(cause: str, rules: Sequence[Rule], lang: Lang) -> Iterator[str]:

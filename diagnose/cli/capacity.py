@@ -6,9 +6,10 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
-    from rich.text import Text
+    from rich.console import Console
+    from rich.table import Table
 
     from diagnose.capacity.advise import Advice
     from diagnose.capacity.bill import Bill
@@ -85,10 +86,14 @@ def _run(args: argparse.Namespace) -> int:
     allow = (UTILIZATION, TOKENS, SEQS, *(() if quantized else (QUANTIZATION,)), LENGTH)
     advice = advise(shape, settings, card, allow=allow, accepted=allow)
     now = bill(shape, settings, card)
+    others = []
+    if advice.changes or not advice.fits:
+        alone = (advise(shape, settings, card, allow=(flag,), accepted=allow) for flag in allow)
+        others = [one for one in alone if one.changes and one.changes != advice.changes]
     if args.json:
-        _print_json(shape, now, advice, lang)
+        _print_json(shape, now, advice, others, lang)
     else:
-        _print_table(shape, now, advice, lang)
+        _print_table(shape, now, advice, others, lang)
     return 0 if now.fits and not advice.changes else 1
 
 
@@ -152,7 +157,7 @@ def _quantized(config: object) -> str:
     return json.dumps(config) if name == "mix_quant" else str(name)
 
 
-def _print_json(shape: Shape, now: Bill, advice: Advice, lang: Lang) -> None:
+def _print_json(shape: Shape, now: Bill, advice: Advice, others: Sequence[Advice], lang: Lang) -> None:
     import json
 
     import msgspec
@@ -165,53 +170,141 @@ def _print_json(shape: Shape, now: Bill, advice: Advice, lang: Lang) -> None:
         "bill": msgspec.to_builtins(now),
         "lines": [line.in_(lang) for line in now.lines()],
         "advice": {
+            **_spelled(advice, lang),
             "fits": advice.fits,
-            "changes": [{"flag": flag, "before": old, "after": new} for flag, old, new in advice.changes],
-            "costs": advice.costs.in_(lang),
             "arithmetic": [line.in_(lang) for line in advice.arithmetic],
             "smallest_card_bytes": advice.smallest_card_bytes,
             "smallest_tensor_parallel": advice.smallest_tensor_parallel,
         },
+        "alternatives": [_spelled(one, lang) for one in others],
     }
     print(json.dumps(document, ensure_ascii=False, indent=2))
 
 
-def _print_table(shape: Shape, now: Bill, advice: Advice, lang: Lang) -> None:
+def _spelled(advice: Advice, lang: Lang) -> dict[str, object]:
+    changes = [{"flag": flag, "before": old, "after": new} for flag, old, new in advice.changes]
+    return {"changes": changes, "costs": advice.costs.in_(lang)}
+
+
+def _print_table(shape: Shape, now: Bill, advice: Advice, others: Sequence[Advice], lang: Lang) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text as Rich
+
+    from diagnose.capacity.bill import size
+
+    def say(en: str, zh: str) -> str:
+        return zh if lang == "zh" else en
+
+    console = Console(soft_wrap=True, highlight=False)
+    ranks = now.settings.tensor_parallel
+    cards = say(f"{ranks} cards of", f"{ranks} 张") if ranks > 1 else say("one card of", "1 张")
+    where = say(
+        f"{shape.name} on {cards} {size(now.card.total_bytes)}",
+        f"{shape.name}，{cards} {size(now.card.total_bytes)} 显卡",
+    )
+    console.print(Rich(where, style="bold"))
+    verdict = now.lines()[-1].in_(lang)
+    console.print(Rich(verdict, style="green" if now.fits and not advice.changes else "red"))
+    console.print(_bill_table(now, lang))
+    for line in now.lines()[:-1]:
+        console.print(Rich(line.in_(lang)))
+    for note in _notes(shape, now, lang):
+        console.print(Rich(note))
+    if advice.changes or not advice.fits:
+        _print_advice(console, advice, others, lang)
+
+
+def _bill_table(now: Bill, lang: Lang) -> Table:
+    """Put the bill in the order in which a start takes memory, of one rank."""
+    from rich.table import Table
 
     from diagnose.capacity.bill import NAMES, size
 
     def say(en: str, zh: str) -> str:
         return zh if lang == "zh" else en
 
-    table = Table(title=Rich(f"{shape.name}, {size(now.card.total_bytes)}"), title_justify="left")
-    table.add_column(say("item", "项目"))
-    for heading in (say("bytes", "占用"), say("margin", "余量"), say("from", "来源")):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table()
+    heading = say("memory of each card", "每张卡的显存") if now.settings.tensor_parallel > 1 else say("memory", "显存")
+    table.add_column(heading)
+    for one in (say("takes", "占用"), say("may take more", "可能多占"), say("from", "来源")):
+        table.add_column(one, justify="right", no_wrap=True)
     source = {True: say("measured", "实测"), False: say("estimated", "估算")}
     for item in now.items:
-        name = NAMES[item.name].in_(lang)
-        table.add_row(name, size(item.size), size(item.margin), source[item.measured])
-    table.add_row(NAMES["kv"].in_(lang), size(now.kv_bytes), "", say("computed", "计算"))
-    table.add_row(NAMES["after"].in_(lang), size(now.after.size), size(now.after.margin), source[False])
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
-    for line in now.lines():
-        console.print(Rich(line.in_(lang)))
+        table.add_row(
+            NAMES[item.name].in_(lang),
+            *(size(one) if one else "-" for one in (item.size, item.margin)),
+            source[item.measured],
+        )
+    kv = size(now.kv_bytes) if now.kv_bytes else say("nothing left", "无剩余")
+    table.add_row(NAMES["kv"].in_(lang), kv, "", say("what is left", "剩余部分"))
+    after = now.after
+    table.add_row(NAMES["after"].in_(lang), size(after.size), size(after.margin), source[after.measured])
+    return table
+
+
+def _notes(shape: Shape, now: Bill, lang: Lang) -> list[str]:
+    """Say what surprises people about this model and these settings."""
+    from diagnose.capacity.memory import weight_bytes
+    from diagnose.capacity.settings import MOST_BLOCKS
+
+    def say(en: str, zh: str) -> str:
+        return zh if lang == "zh" else en
+
+    found = []
+    settings = now.settings
+    four, eight = (weight_bytes(shape, name, settings.tensor_parallel) for name in ("wint4", "wint8"))
+    if settings.quantization == "wint4" and four == eight:
+        found.append(
+            say(
+                "wint4 saves nothing over wint8 here: ERNIE keeps dense layers at 8 bits, and there are no experts.",
+                "此处 wint4 不比 wint8 更省：ERNIE 的稠密层保持 8 比特，而该模型没有专家层。",
+            )
+        )
+    if now.blocks >= MOST_BLOCKS:
+        found.append(
+            say(
+                f"The server takes at most {MOST_BLOCKS} blocks: the rest of the card stays empty.",
+                f"服务最多使用 {MOST_BLOCKS} 块，其余显存闲置。",
+            )
+        )
     if shape.unverified:
-        console.print(Rich(say("Unverified in this shape: ", "该结构中未经核实：") + shape.unverified))
-    if advice.changes or not advice.fits:
-        _print_advice(console.print, advice, say("Advice", "建议"), lang)
+        found.append(say("Unverified in this shape: ", "该结构中未经核实：") + shape.unverified)
+    return found
 
 
-def _print_advice(show: Callable[[Text], None], advice: Advice, heading: str, lang: Lang) -> None:
+def _print_advice(console: Console, advice: Advice, others: Sequence[Advice], lang: Lang) -> None:
+    from rich.table import Table
     from rich.text import Text as Rich
 
-    show(Rich(f"\n{heading}", style="bold"))
-    for flag, old, new in advice.changes:
-        show(Rich(f"  {flag} {old or '-'} -> {new}"))
-    show(Rich(f"  {advice.costs.in_(lang)}"))
-    for line in advice.arithmetic[-1:] if not advice.changes else advice.arithmetic:
-        show(Rich(f"  {line.in_(lang)}"))
+    def say(en: str, zh: str) -> str:
+        return zh if lang == "zh" else en
+
+    console.print()
+    if not advice.changes:
+        console.print(Rich(advice.costs.in_(lang), style="bold"))
+        console.print(Rich(advice.arithmetic[-1].in_(lang)))
+        return
+    table = Table(title=Rich(say("What to change", "建议修改")), title_justify="left")
+    for heading in (
+        "",
+        say("flag", "参数"),
+        say("now", "现值"),
+        say("then", "改为"),
+        say("what users notice", "用户感知"),
+    ):
+        table.add_column(heading)
+    for place, one in enumerate((advice, *others)):
+        label = say("first choice", "首选") if place == 0 else say("or", "或")
+        for row, (flag, old, new) in enumerate(one.changes):
+            first = row == 0
+            table.add_row(
+                label if first else "",
+                flag,
+                old or "-",
+                new or "-",
+                one.costs.in_(lang) if first else "",
+                end_section=row == len(one.changes) - 1,
+            )
+    console.print(table)
+    for line in advice.arithmetic[1:]:
+        console.print(Rich(line.in_(lang)))

@@ -51,10 +51,12 @@ class Narrator:
     def __init__(self, console: Console, lang: Lang, *, since: datetime) -> None:
         self._console, self._lang, self._since = console, lang, since
         self._told: dict[str, int] = {}
+        self._compared: set[str] = set()
 
     def remember(self, state: State) -> None:
         """Take what an earlier daemon told as told."""
         self._told = {one.id: len(one.timeline) for one in state.incidents.values()}
+        self._compared = {one.id for one in state.incidents.values() if one.compared}
 
     def __call__(self, state: State, effects: Sequence[Effect]) -> None:
         """Tell what is new."""
@@ -73,6 +75,10 @@ class Narrator:
         self._told[incident.id] = len(incident.timeline)
         for entry in incident.timeline[told:]:
             self._entry(incident, entry)
+        if incident.compared and incident.compared.since and incident.id not in self._compared:
+            self._compared.add(incident.id)
+            line = visible(texts.changed_line(incident.compared, self._lang))
+            self._say(None, f"incident {incident.id}", line, "bold yellow")
 
     def _entry(self, incident: Incident, entry: Entry) -> None:
         head = f"incident {incident.id}"

@@ -1,4 +1,4 @@
-"""``diagnose remedies``: what can be done, and what would be done here; touching nothing."""
+"""``diagnose remedies``: what can be done, what would be done here, and a person's word on it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from diagnose.cli import ask
 from diagnose.cli.place import add_common, language, state_dir
 from diagnose.errors import InputError
 
@@ -37,6 +38,70 @@ def add(subparsers: Any) -> None:
     plan.add_argument("incident", metavar="INCIDENT", nargs="?", help="its id (default: the newest that is open)")
     add_common(plan, state=True, knowledge=True)
     plan.set_defaults(run=run_plan)
+    for kind, what in _ORDERS.items():
+        order = commands.add_parser(kind, help=what)
+        order.add_argument(
+            "incident", metavar="INCIDENT", nargs="?", help="its id, or its beginning (default: the one that waits)"
+        )
+        if kind == "approve":
+            ask.add_lasting(order, "--for", "how long the approval holds if other brakes delay the act (default: 1h)")
+        add_common(order, state=True)
+        order.set_defaults(run=run_order, order=kind)
+    history = commands.add_parser("history", help="the last starts of the server: what changed, how far they came")
+    history.add_argument("--target", metavar="NAME", help="which server (default: the only one)")
+    history.add_argument("--json", action="store_true", help="for programs")
+    add_common(history, state=True)
+    history.set_defaults(run=run_history)
+    rollback = commands.add_parser(
+        "rollback",
+        help="put back what remedies changed, restart, and prove it; what does not work is laid again",
+    )
+    rollback.add_argument(
+        "incident", metavar="INCIDENT", nargs="?", help="only what this incident changed (default: all)"
+    )
+    rollback.add_argument("--target", metavar="NAME", help="which server (default: the only one)")
+    add_common(rollback, state=True)
+    rollback.set_defaults(run=run_rollback)
+
+
+_ORDERS = {
+    "approve": "let the plan that waits be carried out (mode approve); the other brakes hold on",
+    "reject": "this remedy is not wanted for this incident: it is not asked again",
+    "apply": "carry out the plan now, whatever the mode and the budgets say",
+}
+
+
+def run_order(args: argparse.Namespace) -> int:
+    """Say yes or no to the plan of an incident."""
+    from diagnose import journal
+
+    incident = ask.one_incident(journal.read(state_dir(args)), args.incident)
+    return ask.tell(args, args.order, target=incident.target, incident=incident.id)
+
+
+def run_rollback(args: argparse.Namespace) -> int:
+    """Put back what remedies changed."""
+    from diagnose import journal
+
+    snapshot = journal.read(state_dir(args))
+    if args.incident is None:
+        return ask.tell(args, "rollback", target=ask.one_target(snapshot, args.target))
+    incident = ask.one_incident(snapshot, args.incident)
+    return ask.tell(args, "rollback", target=incident.target, incident=incident.id)
+
+
+def run_history(args: argparse.Namespace) -> int:
+    """Print the last starts."""
+    from diagnose import journal
+    from diagnose.cli import generations
+
+    snapshot = journal.read(state_dir(args))
+    target = snapshot.state.targets[ask.one_target(snapshot, args.target)]
+    if args.json:
+        sys.stdout.write(generations.as_json(target))
+    else:
+        generations.show(target, language(args))
+    return 0
 
 
 def _known(args: argparse.Namespace) -> Knowledge:
@@ -117,9 +182,9 @@ def run_plan(args: argparse.Namespace) -> int:
     policy = codec.decode(snapshot.kept["policy"], Policy) if "policy" in snapshot.kept else Policy()
     shown = False
     for remedy, _, plan in planner.possible(incident, target, knowledge, now):
-        holds = list(
-            brakes.holds(incident, remedy, target, knowledge, policy, busy=bool(snapshot.state.intents), now=now)
-        )
+        consent = planner.consent_to(plan, incident, now)
+        busy = bool(snapshot.state.intents)
+        holds = list(brakes.holds(incident, remedy, target, knowledge, policy, busy=busy, now=now, consent=consent))
         show_plan(console, plan, holds, lang)
         shown = True
     if not shown:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from diagnose.model.knowledge import Knowledge
     from diagnose.model.text import Lang
     from diagnose.report.build import Report
+    from diagnose.report.charts import Chart
+
+_MOST_CHARTED = 20
+"""Incidents of one page with charts: each reads its part of the journal."""
 
 
 def add(subparsers: Any) -> None:
@@ -29,7 +33,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="files, folders, .gz, or - for stdin")
     parser.add_argument(
         "--format",
-        choices=("terminal", "markdown", "json"),
+        choices=("terminal", "markdown", "html", "json"),
         default="terminal",
         help="what to write (default: terminal)",
     )
@@ -97,12 +101,27 @@ def _spelled(report: Report, args: argparse.Namespace, lang: Lang) -> str:
         from diagnose.report import markdown
 
         return markdown.render(report, lang=lang)
+    if args.format == "html":
+        from diagnose.report import page
+
+        return page.render(report, lang=lang, charts=None if args.paths else _charts(report, args, lang))
     from diagnose.cli.output import drawn, screen_width
     from diagnose.report import terminal
 
     to_file = bool(args.output)
     width = screen_width(to_file=to_file)
     return drawn(terminal.render(report, lang=lang, width=width), width, to_file=to_file)
+
+
+def _charts(report: Report, args: argparse.Namespace, lang: Lang) -> dict[str, tuple[Chart, ...]]:
+    """Gather what was measured around the newest incidents."""
+    from diagnose import journal
+    from diagnose.report import measured
+
+    folder = state_dir(args)
+    told = {one.id for one in report.incidents[:_MOST_CHARTED]}
+    found = [one for one in journal.read(folder).incidents if one.id in told]
+    return {one.id: measured.around(one, journal.seen(folder, *measured.span(one)), lang) for one in found}
 
 
 def _of_paths(args: argparse.Namespace, lang: Lang, since: datetime | None) -> Report:
@@ -139,6 +158,7 @@ def _of_journal(args: argparse.Namespace, lang: Lang, since: datetime | None) ->
     from datetime import datetime, timezone
 
     from diagnose.report.build import Scanned, build
+    from diagnose.report.period import summarize
 
     now = datetime.now(timezone.utc)
     found = [
@@ -154,6 +174,7 @@ def _of_journal(args: argparse.Namespace, lang: Lang, since: datetime | None) ->
         knowledge=knowledge(args),
         unexplained=(),
         lang=lang,
+        period=summarize(found, since=since, until=now),
     )
 
 

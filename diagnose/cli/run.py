@@ -14,6 +14,7 @@ from diagnose.model.text import Lang
 
 if TYPE_CHECKING:
     from diagnose.agent.config import Config
+    from diagnose.agent.given import Unused
     from diagnose.agent.loop import Daemon
 
 
@@ -54,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(config.state_dir) if config.state_dir and not args.state_dir else state_dir(args)
     narrator = Narrator(console, lang, since=datetime.now(timezone.utc))
     stop = args.on_exit == "stop"
-    with wiring.daemon(config, folder, watcher=narrator, stop_servers=stop) as daemon:
+    with wiring.daemon(
+        config, folder, watcher=narrator, stop_servers=stop, tell=lambda unused: warn_of_unused(unused, lang)
+    ) as daemon:
         narrator.remember(daemon.state)
         supervise(daemon)
         for session in daemon.sessions.values():
@@ -103,6 +106,13 @@ def configuration(args: argparse.Namespace) -> Config:
         policy = msgspec.structs.replace(config.policy, mode=Mode(args.mode))
         config = msgspec.structs.replace(config, policy=policy)
     return config
+
+
+def warn_of_unused(unused: Unused, lang: Lang) -> None:
+    """Say in one line that a server was taken over as it runs, what was given otherwise, and how to get that."""
+    from diagnose.report.texts import unused_text
+
+    print(f"diagnose: {unused_text(unused.pid, unused.changes, lang)}", file=sys.stderr)
 
 
 def warn_of_imaginary_flags(config: Config, lang: Lang) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-import msgspec
-
 from diagnose.engine import correlate, incidents
+from diagnose.engine.correlate import Group
 from diagnose.engine.targets import Target
 from diagnose.model.finding import Finding
-from diagnose.model.incident import Incident, State
+from diagnose.model.incident import Incident, Intent, State
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.rule import Severity
 
@@ -25,40 +24,39 @@ def absorb(
     knowledge: Knowledge,
     *,
     now: datetime,
+    undoing: Intent | None = None,
 ) -> dict[str, Incident]:
-    """Return the incidents of one target that these findings begin or change."""
+    """Return the incidents of one target that these findings begin or change.
+
+    Args:
+        undoing: The way back that is being carried out: what comes of the start that it ends is no news.
+    """
     live = [one for one in known.values() if one.target == target.name and one.state in incidents.LIVE]
     treated = next((one for one in live if one.state in _TREATED), None)
     changed: dict[str, Incident] = {}
     apart: list[Finding] = []
     for finding in findings:
-        if treated is None or finding.severity is Severity.INFO:
+        if finding.severity is Severity.INFO:
             apart.append(finding)
-        elif finding.attempt > treated.attempt:
+        elif treated is not None and finding.attempt > treated.attempt:
             # The remedy's own start shows a symptom: it belongs to the trouble that is being cured.
-            treated = _joined(treated, finding, knowledge)
+            same = [one for one in treated.findings if one.attempt == finding.attempt]
+            treated = incidents.joined(treated, finding, correlate.merge([*same, finding], knowledge))
             changed[treated.id] = treated
+        elif treated is None and (undoing is None or finding.attempt > undoing.generation):
+            apart.append(finding)
         # What else comes while a remedy runs is what the remedy provokes: no news.
     untreated = [one for one in live if one.state in _UNTREATED]
     for attempt in sorted({finding.attempt for finding in apart}):
         new = [finding for finding in apart if finding.attempt == attempt]
-        changed |= _regroup(untreated, new, attempt, knowledge, now)
-    if any(one.severity is not Severity.INFO for one in changed.values()):
+        changed |= _regroup(known, untreated, new, attempt, knowledge, now)
+    if any(one.severity is not Severity.INFO and one.attempt == target.generation for one in changed.values()):
         changed |= _superseded(untreated, changed, target.generation, now)
     return changed
 
 
-def _joined(incident: Incident, finding: Finding, knowledge: Knowledge) -> Incident:
-    same = [one for one in incident.findings if one.attempt == finding.attempt]
-    older = tuple(one for one in incident.findings if one.attempt != finding.attempt)
-    return msgspec.structs.replace(
-        incident,
-        findings=(*older, *correlate.merge([*same, finding], knowledge)),
-        last_seen=max(incident.last_seen, finding.last_at),
-    )
-
-
 def _regroup(
+    known: Mapping[str, Incident],
     untreated: Iterable[Incident],
     findings: Sequence[Finding],
     attempt: int,
@@ -73,24 +71,43 @@ def _regroup(
         for finding in one.findings
         if finding.attempt == attempt
     }
-    all_findings = [finding for one in mine for finding in one.findings if finding.attempt == attempt]
+    old = [finding for one in mine for finding in one.findings if finding.attempt == attempt]
     changed: dict[str, Incident] = {}
-    for group in correlate.group([*all_findings, *findings], knowledge):
+    for group in _groups(_continued(old, findings, knowledge), knowledge):
         ids = [correlate.identity(finding, knowledge) for finding in group.findings]
         owners = list({owner[name].id: owner[name] for name in ids if name in owner}.values())
         owners = [one for one in owners if one.id not in changed]
-        if not owners:
-            fresh = incidents.begin(group, at=now)
-            changed[fresh.id] = fresh
-            continue
-        first, *merged = sorted(owners, key=lambda one: (one.first_seen, one.id))
-        older = [finding for finding in first.findings if finding.attempt != attempt]
-        changed[first.id] = incidents.update(first, (*group.findings, *older), at=now)
-        for other in merged:
+        going_on = [one for one in owners if one.state is not State.EXHAUSTED or one.cause == group.lead.cause]
+        if going_on:
+            first = min(going_on, key=lambda one: (one.first_seen, one.id))
+            older = [finding for finding in first.findings if finding.attempt != attempt]
+            changed[first.id] = incidents.update(first, (*group.findings, *older), at=now)
+        else:  # nothing was tried against this cause yet, whatever was against its echoes
+            first = incidents.begin(group, at=now, taken={*known, *changed})
+            changed[first.id] = first
+        for other in owners:
+            if other.id == first.id:
+                continue
             changed[other.id] = incidents.move(
                 other, State.HISTORY, at=now, kind="merged", into=first.id, cause=group.lead.cause
             )
     return changed
+
+
+def _continued(old: Sequence[Finding], new: Sequence[Finding], knowledge: Knowledge) -> list[Finding]:
+    """Join what is seen again to what is known of a trouble that is not over, however long it was quiet between."""
+    found: dict[str, Finding] = {}
+    for finding in (*old, *new):
+        name = correlate.identity(finding, knowledge)
+        found[name] = correlate.joined(found[name], finding) if name in found else finding
+    return list(found.values())
+
+
+def _groups(findings: Sequence[Finding], knowledge: Knowledge) -> list[Group]:
+    """Tell the troubles of now apart from old news, which must neither lead nor hide them."""
+    fresh = [finding for finding in findings if finding.fresh]
+    stale = [finding for finding in findings if not finding.fresh]
+    return [*correlate.group(fresh, knowledge), *correlate.group(stale, knowledge)]
 
 
 def _superseded(

@@ -105,30 +105,54 @@ def _place(match: LogMatch, starts: Sequence[_Start], first: int | None) -> int:
 
 
 def settle(matches: Sequence[LogMatch]) -> list[LogMatch]:
-    """Date the last words of workers by the launcher, which notices their end; order is kept.
+    """Date the last words of workers by who noticed their end; order is kept.
 
     A traceback or a crash bears no date and looks as old as the dated line above it: after hours of serving,
-    hours too old. The launcher's own lines are dated (``launch_worker.log``).
+    hours too old. The launcher dates it (``launch_worker.log``), until the next start empties that file. Without
+    it, a rank that died in a start which became ready died after that, for all ranks must live for it: then the
+    end of that start, in any file, is the latest that it can have been.
 
     Args:
         matches: As `number` gives them.
     """
     ends: dict[int, list[datetime]] = {}
     newest: dict[tuple[str, int], datetime] = {}
+    ready: dict[int, datetime] = {}
+    over: dict[int, datetime] = {}
     for match in matches:
         if match.stream == "launch" and match.dated and any(not hit.rule_id.startswith("@") for hit in match.hits):
             ends.setdefault(match.attempt, []).append(match.at)
         place = match.source, match.attempt
         newest[place] = max(newest.get(place, match.at), match.at)
+        if match.dated:
+            over[match.attempt] = max(over.get(match.attempt, match.at), match.at)
+            if is_mark(match, "@ready"):
+                ready[match.attempt] = min(ready.get(match.attempt, match.at), match.at)
+    last = [match for match in matches if match.stream == "worker" and match.at == newest[match.source, match.attempt]]
+    died = _last_words(last)
+
+    def end_of(match: LogMatch) -> datetime | None:
+        if match.stream != "worker" or match.at != newest[match.source, match.attempt]:
+            return None
+        if end := min((at for at in ends.get(match.attempt, ()) if at > match.at), default=None):
+            return end - _JUST_BEFORE
+        served = ready.get(match.attempt)
+        dead = match.line >= died.get((match.source, match.attempt), match.line + 1)
+        return over[match.attempt] if dead and served and served > match.at else None
+
     return [
-        msgspec.structs.replace(match, at=end - _JUST_BEFORE)
-        if match.stream == "worker"
-        and match.at == newest[match.source, match.attempt]
-        and (end := min((at for at in ends.get(match.attempt, ()) if at > match.at), default=None))
-        and not _has_date(match)
-        else match
+        msgspec.structs.replace(match, at=end) if (end := end_of(match)) and not _has_date(match) else match
         for match in matches
     ]
+
+
+def _last_words(matches: Iterable[LogMatch]) -> dict[tuple[str, int], int]:
+    """Name the line, by file and start, on which what ended a rank begins: a fatal error or an exception."""
+    return {
+        (match.source, match.attempt): match.line - max(len(match.block) - 1, 0)
+        for match in matches
+        if is_mark(match, "@fatal") or is_mark(match, "@traceback")
+    }
 
 
 def _has_date(match: LogMatch) -> bool:

@@ -9,6 +9,8 @@ _HEADER = re.compile(r"Traceback \(most recent call last\)|^Error Message Summar
 _SUMMARY = re.compile(r"^(?:Error Message Summary:|C\+\+ Traceback \(most recent call last\):)")
 _CHAINED = re.compile(r"During handling of the above exception|The above exception was the direct cause")
 _RULER = re.compile(r"-{20,}$")
+_SILENT = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): *$")
+"""An exception whose message begins behind a blank line, as Paddle's do."""
 
 _MOST_TALK = 12
 """Lines that an exception's own message may go on for."""
@@ -47,7 +49,7 @@ def _reaches_end(lines: Sequence[str], start: int) -> bool:
             if line and not line[0].isspace():  # the exception itself
                 in_frames, left = False, _MOST_TALK
         elif not line and not in_summary:
-            if not _goes_on(lines, at):
+            if not (_goes_on(lines, at) or _SILENT.match(lines[at - 1])):
                 return False
         elif not (_RULER.match(line) or _CHAINED.search(line)):
             left -= 1

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 import msgspec
 
 from diagnose.engine.policy import Policy
 from diagnose.engine.targets import Target
-from diagnose.model.incident import Incident
+from diagnose.model.incident import Consent, Incident
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.remedy import Budget, Mode, Remedy, Risk, ServerRestart
 from diagnose.model.rule import Rule
@@ -17,6 +17,14 @@ from diagnose.model.rule import Rule
 _PROOF_AGE = timedelta(minutes=10)
 _PROOF = ("exit", "probe", "stall")
 """What shows, beside a log line, that the server is not well."""
+
+_CAUTION = frozenset({"suggest", "approve", "experimental", "untrusted", "uncorroborated", "cooldown"})
+_BUDGETS = frozenset({"budget-remedy", "budget-restarts", "budget-remedies"})
+_OVERRULED = {False: frozenset({"approve", "uncorroborated"}), True: _CAUTION | _BUDGETS}
+"""What an approval sets aside (a person has seen the evidence), and what an order does.
+
+Never a pause, observe mode, old news, or another act under way.
+"""
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,13 +44,15 @@ def first_hold(
     *,
     busy: bool,
     now: datetime,
+    consent: Consent | None = None,
 ) -> Hold | None:
     """Return the first brake that says no.
 
     Args:
         busy: Another remedy of this target is under way.
+        consent: A person's yes to exactly this.
     """
-    return next(holds(incident, remedy, target, knowledge, policy, busy=busy, now=now), None)
+    return next(holds(incident, remedy, target, knowledge, policy, busy=busy, now=now, consent=consent), None)
 
 
 def holds(
@@ -54,12 +64,28 @@ def holds(
     *,
     busy: bool,
     now: datetime,
+    consent: Consent | None = None,
 ) -> Iterator[Hold]:
-    """Yield every brake that says no, in the order in which they count."""
+    """Yield every brake that says no, in the order in which they count; but those that a person overruled."""
+    overruled: frozenset[str] = _OVERRULED[consent.forced] if consent else frozenset()
+    every = _holds(incident, remedy, target, knowledge, policy, busy=busy, now=now)
+    return (hold for hold in every if hold.reason not in overruled)
+
+
+def _holds(
+    incident: Incident,
+    remedy: Remedy,
+    target: Target,
+    knowledge: Knowledge,
+    policy: Policy,
+    *,
+    busy: bool,
+    now: datetime,
+) -> Iterator[Hold]:
     rule = knowledge.rules.get(incident.rule_id)
-    if policy.paused:
-        yield Hold(reason="paused")
-    if limit := _limit(policy, remedy, target):
+    if hold := paused(policy, target, now):
+        yield hold
+    if limit := _limit(policy, remedy, target, incident):
         yield Hold(reason=limit.value)
     if rule is None or rule.status != "stable" or remedy.status != "stable":
         yield Hold(reason="experimental")
@@ -69,7 +95,8 @@ def holds(
         yield Hold(reason="stale")
     if not _corroborated(rule, remedy, target, incident):
         yield Hold(reason="uncorroborated", detail=", ".join((rule and rule.corroborate) or _PROOF))
-    if incident.tries and (free := incident.tries[-1].at + remedy.cooldown) > now:
+    last = max([*target.tried.get(remedy.id, ()), *(one.at for one in incident.tries[-1:])], default=None)
+    if last and (free := last + remedy.cooldown) > now:
         yield Hold(reason="cooldown", until=free)
     if spent := _spent(policy, remedy, target, incident, now):
         yield spent
@@ -77,9 +104,20 @@ def holds(
         yield Hold(reason="busy")
 
 
-def autonomy(policy: Policy, remedy: Remedy, target: Target) -> Mode:
-    """Return the lowest of all that have a say: site, target, remedy."""
-    named = [policy.modes[name] for name in (remedy.id, f"target:{target.name}") if name in policy.modes]
+def paused(policy: Policy, target: Target, now: datetime) -> Hold | None:
+    """Say whether a person keeps all remedies from being carried out, and until when."""
+    if policy.paused:
+        return Hold(reason="paused", detail="configuration")
+    pause = target.pause
+    if pause and (pause.until is None or now < pause.until):
+        return Hold(reason="paused", detail=f"{pause.by}: {pause.why}" if pause.why else pause.by, until=pause.until)
+    return None
+
+
+def autonomy(policy: Policy, remedy: Remedy, target: Target, rule_id: str) -> Mode:
+    """Return the lowest of all that have a say: site, target, remedy, rule."""
+    names = (remedy.id, f"target:{target.name}", rule_id)
+    named = [policy.modes[name] for name in names if name in policy.modes]
     ceiling = Mode.SUGGEST if remedy.risk is Risk.DESTRUCTIVE else remedy.mode
     return min((policy.mode, ceiling, *named), key=lambda mode: mode.rank)
 
@@ -89,33 +127,58 @@ def restarts(remedy: Remedy, rung: int) -> bool:
     return any(isinstance(step, ServerRestart) for step in remedy.ladder[rung].steps)
 
 
-def _limit(policy: Policy, remedy: Remedy, target: Target) -> Mode | None:
-    mode = autonomy(policy, remedy, target)
+def _limit(policy: Policy, remedy: Remedy, target: Target, incident: Incident) -> Mode | None:
+    mode = autonomy(policy, remedy, target, incident.rule_id)
     return None if mode is Mode.AUTO else mode
 
 
 def _corroborated(rule: Rule | None, remedy: Remedy, target: Target, incident: Incident) -> bool:
     """A line in a log alone never restarts a healthy server, and proof of long ago proves nothing now."""
-    if remedy.risk is Risk.HARMLESS:
+    if remedy.risk is Risk.HARMLESS or _asked_itself(target, incident):
         return True
     kinds = (rule.corroborate if rule and rule.corroborate else ()) or _PROOF
     since = incident.first_seen - _PROOF_AGE
     return any(kind in target.seen and target.seen[kind] >= since for kind in kinds)
 
 
+def _asked_itself(target: Target, incident: Incident) -> bool:
+    """Say whether the trouble is one that our own questions showed, of a server that is not well by them either.
+
+    One that never got ready has no good answer to lose, so nothing else would ever speak against it.
+    """
+    asked = any(one.line is None and one.source.startswith("probe.") for one in incident.findings[0].evidence)
+    return asked and target.phase != "ready"
+
+
 def _spent(policy: Policy, remedy: Remedy, target: Target, incident: Incident, now: datetime) -> Hold | None:
-    own = [one.at for one in incident.tries if one.remedy_id == remedy.id]
+    own = {*target.tried.get(remedy.id, ()), *(one.at for one in incident.tries if one.remedy_id == remedy.id)}
     budgets = (
         ("budget-remedy", own, remedy.budget),
-        ("budget-restarts", [at for at, restarted in target.acts if restarted], policy.restarts),
+        ("budget-restarts", _restarts_of(target), policy.restarts),
         ("budget-remedies", [at for at, _ in target.acts], policy.remedies),
     )
-    for reason, times, budget in budgets:
-        if until := _free_at(times, budget, now):
-            return Hold(reason=reason, detail=f"{budget.limit}/{budget.per}", until=until)
-    return None
+    return next((hold for reason, times, budget in budgets if (hold := _over(reason, times, budget, now))), None)
 
 
-def _free_at(times: list[datetime], budget: Budget, now: datetime) -> datetime | None:
+def unasked(remedy: Remedy, target: Target, policy: Policy, now: datetime) -> bool:
+    """Say whether the daemon may do by itself what no open incident asks for."""
+    alone = autonomy(policy, remedy, target, "") is Mode.AUTO
+    return alone and not paused(policy, target, now) and not restarts_spent(target, policy, now)
+
+
+def restarts_spent(target: Target, policy: Policy, now: datetime) -> Hold | None:
+    """Say whether the server was restarted as often as allowed."""
+    return _over("budget-restarts", _restarts_of(target), policy.restarts, now)
+
+
+def _restarts_of(target: Target) -> list[datetime]:
+    return [*(at for at, restarted in target.acts if restarted), *target.recoveries]
+
+
+def _over(reason: str, times: Iterable[datetime], budget: Budget, now: datetime) -> Hold | None:
+    """Say whether a budget is spent, and until when; a budget of none is spent for ever."""
     recent = sorted(at for at in times if now - at < budget.per)
-    return recent[-budget.limit] + budget.per if len(recent) >= budget.limit else None
+    if len(recent) < budget.limit:
+        return None
+    until = recent[-budget.limit] + budget.per if budget.limit > 0 else None
+    return Hold(reason=reason, detail=f"{budget.limit}/{budget.per}", until=until)

@@ -51,7 +51,7 @@ def merge(findings: Iterable[Finding], knowledge: Knowledge) -> list[Finding]:
     for finding in sorted(findings, key=_by_time):
         same = merged.setdefault(identity(finding, knowledge), [])
         if same and finding.at - same[-1].last_at <= _gap(finding):
-            same[-1] = _joined(same[-1], finding)
+            same[-1] = joined(same[-1], finding)
         else:
             same.append(finding)
     return sorted((one for same in merged.values() for one in same), key=_by_time)
@@ -96,7 +96,8 @@ def _by_time(finding: Finding) -> tuple[datetime, str]:
     return finding.at, finding.rule_id
 
 
-def _joined(first: Finding, again: Finding) -> Finding:
+def joined(first: Finding, again: Finding) -> Finding:
+    """Make one finding of two sightings of the same; the first evidence stays."""
     evidence = first.evidence
     if len(evidence) < _MOST_EVIDENCE:
         evidence += tuple(one for one in again.evidence if one not in evidence)

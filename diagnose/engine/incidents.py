@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import count
 
 import msgspec
 
@@ -27,15 +28,23 @@ LIVE = frozenset({State.PENDING, State.OPEN, State.ACTING, State.VERIFYING, Stat
 """States of an incident that is not over."""
 
 _MOST_ENTRIES = 200
+_MOST_FINDINGS = 40
 
 
-def begin(group: Group, *, at: datetime, state: State = State.PENDING) -> Incident:
-    """Open the record of a trouble."""
+def begin(
+    group: Group, *, at: datetime, state: State = State.PENDING, taken: Collection[str] = frozenset()
+) -> Incident:
+    """Open the record of a trouble.
+
+    Args:
+        taken: Ids that other troubles have: one that comes back with the same first sign is another.
+    """
     lead = group.lead
     first = min(finding.at for finding in group.findings)
     whole = f"{lead.target}/{lead.attempt}/{lead.cause}/{first.isoformat()}"
+    ids = (hashlib.sha256((whole + again).encode()).hexdigest()[:8] for again in _agains())
     incident = Incident(
-        id=hashlib.sha256(whole.encode()).hexdigest()[:8],
+        id=next(name for name in ids if name not in taken),
         target=lead.target,
         cause=lead.cause,
         rule_id=lead.rule_id,
@@ -45,7 +54,7 @@ def begin(group: Group, *, at: datetime, state: State = State.PENDING) -> Incide
         attempt=lead.attempt,
         first_seen=first,
         last_seen=max(finding.last_at for finding in group.findings),
-        findings=group.findings,
+        findings=group.findings[:_MOST_FINDINGS],
     )
     incident = note(incident, "opened", at=at, cause=lead.cause, rule=lead.rule_id)
     echoes = {finding.cause: finding.at for finding in reversed(group.findings) if finding.cause != lead.cause}
@@ -53,6 +62,25 @@ def begin(group: Group, *, at: datetime, state: State = State.PENDING) -> Incide
         # Live, the mind's own clock counts: those of logs may be in another zone.
         incident = note(incident, "consequence", at=at if state is State.PENDING else seen, cause=cause)
     return incident
+
+
+def _agains() -> Iterator[str]:
+    yield ""
+    yield from (f"/{number}" for number in count(2))
+
+
+def joined(incident: Incident, finding: Finding, newest: Sequence[Finding]) -> Incident:
+    """Add to a trouble that is being cured what the newest start shows; the root cause stays on top.
+
+    Args:
+        newest: All findings of that start, this one among them.
+    """
+    older = [one for one in incident.findings if one.attempt != finding.attempt]
+    return msgspec.structs.replace(
+        incident,
+        findings=(*older[: _MOST_FINDINGS // 2], *newest[: _MOST_FINDINGS // 2]),
+        last_seen=max(incident.last_seen, finding.last_at),
+    )
 
 
 def move(incident: Incident, state: State, *, at: datetime, kind: str, **params: str) -> Incident:
@@ -91,7 +119,7 @@ def update(incident: Incident, findings: Sequence[Finding], *, at: datetime) -> 
         severity=lead.severity,
         confidence=lead.confidence,
         attempt=lead.attempt,
-        findings=tuple(findings),
+        findings=tuple(findings)[:_MOST_FINDINGS],
         last_seen=max(incident.last_seen, *(finding.last_at for finding in findings)),
     )
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 
 from diagnose.capacity import parse
-from diagnose.capacity.advise import advise
+from diagnose.capacity.advise import Advice, advise
+from diagnose.capacity.again import again
+from diagnose.capacity.bill import Bill
 from diagnose.capacity.settings import Card, Measured, Settings
-from diagnose.engine.targets import Start, Target
+from diagnose.engine.pace import Start
+from diagnose.engine.targets import Target
 from diagnose.errors import DiagnoseError
+from diagnose.launch import config as config_of
 from diagnose.launch import overlays as laid
-from diagnose.launch import spec as spec_of
+from diagnose.launch.flags import everywhere, parse_version
+from diagnose.launch.table import NEWEST
 from diagnose.model.incident import Incident, Plan
-from diagnose.model.launch import LaunchSpec, Overlay
+from diagnose.model.launch import LaunchSpec, ModelShape, Overlay
 from diagnose.model.remedy import FlagFit, FlagScale, FlagSet, Remedy, Step
 from diagnose.model.text import Text
 
@@ -26,34 +32,38 @@ _MEMORY_PHASE = {
 }
 """Stage of a start to the phase of memory in `diagnose.capacity`."""
 
+_NOTABLE = 0.02
+"""The share of a card that others must have given back before that is worth a look."""
+
+_V1_SINCE, _CHUNKED_SINCE = (2, 1), (2, 2)
+"""Versions from which the V1 scheduler and chunked prefill are the default (their release notes, roughly)."""
+
 Values = Mapping[str, str | None]
+
+_MOST_ANSWERS = 64
+_answers: dict[tuple[str, str, str, int], tuple[tuple[object, ...], tuple[Values, tuple[Text, ...]]]] = {}
+"""What `_worked_out` found last. Nothing is decided by it: the same question has the same answer without it."""
 
 
 def effective(target: Target, overlays: Sequence[Overlay] | None = None) -> LaunchSpec:
     """Return the command that runs, or would run with these overlays."""
     desired = target.desired or LaunchSpec(argv=())
-    return laid.effective(desired, target.overlays if overlays is None else overlays)
+    return laid.effective(desired, target.overlays if overlays is None else overlays, _known(target))
 
 
 def build(remedy: Remedy, rung: int, incident: Incident, target: Target, *, now: datetime) -> Plan | None:
     """Make the plan of a rung; ``None`` where it cannot help: no command known, or nothing to change.
 
-    Changes are laid over what held before this incident's own tries: a try that failed is dropped by
-    the next one.
+    Changes are laid over what is proven: a try that failed is dropped by the next one, whoever made it.
     """
     if target.desired is None:
         return None
     steps = remedy.ladder[rung].steps
-    base = laid.drop(target.overlays, incident.id)
+    base = target.proven
     under = effective(target, base)
-    values: dict[str, str | None] = {}
-    arithmetic: tuple[Text, ...] = ()
     try:
-        for step in steps:
-            more, sums = _changes(step, under, incident, target)
-            values |= more
-            arithmetic += sums
-        known = {flag: value for flag, value in values.items() if _accepted(flag, target)}
+        values, arithmetic = _worked_out(remedy, rung, under, incident, target)
+        known = {flag: value for flag, value in values.items() if value is None or laid.writable(flag, _known(target))}
         overlays = laid.lay(target.desired, base, known, incident_id=incident.id, at=now)
     except DiagnoseError:
         return None
@@ -73,15 +83,46 @@ def build(remedy: Remedy, rung: int, incident: Incident, target: Target, *, now:
     )
 
 
-def _accepted(flag: str, target: Target) -> bool:
-    """A flag that this server does not know is never written."""
-    return target.facts is None or flag in target.facts.flags
+def _known(target: Target) -> Sequence[str]:
+    """Return the flags that this server accepts; until it was asked, those that every version does."""
+    return target.facts.flags if target.facts else everywhere()
 
 
 def _flags(spec: LaunchSpec, target: Target) -> dict[str, str]:
     """Return the flags in force: of the ``--config`` file, and over them those of the command."""
-    given = {one.name: one.value for one in spec_of.occurrences(spec.argv)}
-    return {**(target.facts.config if target.facts else {}), **given}
+    return config_of.merged(spec, target.facts.config if target.facts else {})
+
+
+def _settings(spec: LaunchSpec, target: Target) -> Settings:
+    """Return what of a command costs memory, read as this version of the server would."""
+    version = parse_version(target.facts.version if target.facts else None) or NEWEST
+    v1 = spec.env.get("ENABLE_V1_KVCACHE_SCHEDULER", "1" if version >= _V1_SINCE else "0") != "0"
+    flags = _flags(spec, target)
+    off = spec.env.get("FD_DISABLE_CHUNKED_PREFILL", "0") == "1" or version < _CHUNKED_SINCE
+    return Settings.from_flags(flags, v1=v1, chunked="--enable-chunked-prefill" in flags or not off)
+
+
+def _worked_out(
+    remedy: Remedy, rung: int, under: LaunchSpec, incident: Incident, target: Target
+) -> tuple[Values, tuple[Text, ...]]:
+    """Return the values of a rung and their sums; worked out once for as long as all that they rest on stays.
+
+    A plan that is held is asked for at every turn, up to a hundred times a second.
+    """
+    rests_on = (remedy, under, incident.findings, incident.attempt, target.starts, target.facts, _card(target))
+    place = (target.name, incident.id, remedy.id, rung)
+    if place in _answers and _answers[place][0] == rests_on:
+        return _answers[place][1]
+    values: dict[str, str | None] = {}
+    arithmetic: tuple[Text, ...] = ()
+    for step in remedy.ladder[rung].steps:
+        more, sums = _changes(step, under, incident, target)
+        values |= more
+        arithmetic += sums
+    if len(_answers) >= _MOST_ANSWERS:
+        _answers.clear()
+    _answers[place] = rests_on, (values, arithmetic)
+    return values, arithmetic
 
 
 def _changes(step: Step, under: LaunchSpec, incident: Incident, target: Target) -> tuple[Values, tuple[Text, ...]]:
@@ -95,11 +136,14 @@ def _changes(step: Step, under: LaunchSpec, incident: Incident, target: Target) 
 
 
 def _scaled(step: FlagScale, under: LaunchSpec, target: Target) -> tuple[Values, tuple[Text, ...]]:
-    settings = Settings.from_flags(_flags(under, target))
+    settings = _settings(under, target)
     text = _flags(under, target).get(step.flag) or settings.text(step.flag)
     if text is None:
         return {}, ()
-    present = float(text)
+    try:
+        present = float(text)
+    except ValueError:  # the server will say so itself
+        return {}, ()
     scaled = min(max(present * step.factor, step.least), step.most)
     value = f"{scaled:.2f}" if "." in text else str(round(scaled))
     if value == text:
@@ -115,13 +159,46 @@ def _fitted(step: FlagFit, under: LaunchSpec, incident: Incident, target: Target
     if shape is None or card is None:
         return {}, ()
     told = [_measured(start, incident, target) for start in _failed_starts(target, incident, under)]
-    settings = Settings.from_flags(_flags(under, target))
+    settings = _settings(under, target)
     latest = told[-1] if told else None
-    accepted = target.facts.flags if target.facts else ()
-    advice = advise(shape, settings, card, latest, allow=step.allow, accepted=accepted, failures=told[:-1])
+    accepted = _known(target)
+    advice = _advised(shape, settings, card, latest, step.allow, accepted, tuple(told[:-1]))
     if not advice.fits:
         return {}, advice.arithmetic
     return {flag: after for flag, _, after in advice.changes}, (*advice.arithmetic, advice.costs)
+
+
+def fits_again(incident: Incident, target: Target) -> Bill | None:
+    """Write the bill of the operator's own settings, where others have given back memory since they failed.
+
+    Returns:
+        ``None`` where nothing was given back, or nobody can tell; a bill need not fit.
+    """
+    shape = target.facts.model if target.facts else None
+    card, desired = _card(target), effective(target, ())
+    failed = [start for start in _failed_starts(target, incident, desired) if start.spec == desired]
+    if shape is None or card is None or not failed:
+        return None
+    then = max(start.foreign_bytes for start in failed)
+    if then - card.foreign_bytes < card.total_bytes * _NOTABLE:
+        return None
+    before = Card(total_bytes=card.total_bytes, foreign_bytes=then)
+    told = [_measured(start, incident, target) for start in failed]
+    return again(shape, _settings(desired, target), card, told, before=before)
+
+
+@lru_cache(maxsize=64)
+def _advised(
+    shape: ModelShape,
+    settings: Settings,
+    card: Card,
+    latest: Measured | None,
+    allow: tuple[str, ...],
+    accepted: tuple[str, ...],
+    failures: tuple[Measured, ...],
+) -> Advice:
+    """Search once for the same question: a plan that is held is made anew at every turn."""
+    return advise(shape, settings, card, latest, allow=allow, accepted=accepted, failures=failures)
 
 
 def _card(target: Target) -> Card | None:
@@ -129,6 +206,7 @@ def _card(target: Target) -> Card | None:
     cards = [
         Card(total_bytes=one.total_bytes, foreign_bytes=max(one.used_bytes - one.own_bytes, 0))
         for one in target.gpus.values()
+        if one.total_bytes
     ]
     return min(cards, key=lambda card: card.total_bytes - card.foreign_bytes, default=None)
 
@@ -144,13 +222,15 @@ def _measured(start: Start, incident: Incident, target: Target) -> Measured:
     """Gather what a start told of its memory: marks in its logs, and the findings with their lines."""
     own = [finding for finding in incident.findings if finding.attempt == start.generation]
     labels: dict[str, str] = dict(start.measured)
-    if start.stage in _MEMORY_PHASE:
-        labels["phase"] = _MEMORY_PHASE[start.stage]
     for finding in reversed(own):
         labels |= finding.labels
+    rules = [finding.rule_id for finding in own]
+    rule_id = next((one for one in rules if parse.phase_of(one)), rules[0] if rules else "")
+    if phase := parse.phase_of(rule_id) or _MEMORY_PHASE.get(start.stage):
+        labels["phase"] = phase  # where the traceback points says more than how far the marks came
     return parse.measured_from(
         labels,
-        at=Settings.from_flags(_flags(start.spec, target)),
-        rule_id=own[0].rule_id if own else "",
+        at=_settings(start.spec, target),
+        rule_id=rule_id,
         lines=[evidence.text for finding in own for evidence in finding.evidence],
     )

@@ -11,7 +11,8 @@ from diagnose.engine import brakes, plan
 from diagnose.engine.brakes import Hold
 from diagnose.engine.policy import Policy
 from diagnose.engine.targets import Target
-from diagnose.model.incident import Incident, Plan
+from diagnose.launch.spec import change
+from diagnose.model.incident import Consent, Incident, Plan
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.remedy import Advice, Remedy
 
@@ -44,13 +45,17 @@ def decide(
     incident: Incident, target: Target, knowledge: Knowledge, policy: Policy, *, busy: bool, now: datetime
 ) -> Decision:
     """Choose the gentlest rung that was not tried and would change something."""
-    for remedy, rung, made in possible(incident, target, knowledge, now):
-        hold = brakes.first_hold(incident, remedy, target, knowledge, policy, busy=busy, now=now)
+    spent: Suggest | None = None
+    for remedy, _, made in possible(incident, target, knowledge, now):
+        consent = consent_to(made, incident, now)
+        hold = brakes.first_hold(incident, remedy, target, knowledge, policy, busy=busy, now=now, consent=consent)
         if hold and hold.reason == "budget-remedy":
+            spent = spent or Suggest(plan=made, hold=hold)
             continue
-        del rung
         return Suggest(plan=made, hold=hold) if hold else Act(plan=made)
-    return Exhausted() if incident.tries else Advise()
+    if incident.tries or any(one.id in target.climbed for one in remedies_for(incident, knowledge)):
+        return Exhausted()
+    return spent or Advise()
 
 
 def possible(
@@ -62,13 +67,27 @@ def possible(
     """
     done = [one for one in incident.tries if one.result != "interrupted"]
     for remedy in remedies_for(incident, knowledge):
+        if remedy.id in incident.rejected:
+            continue
         tried = [one.rung for one in done if one.remedy_id == remedy.id]
-        for rung in range(max(tried) + 1 if tried else 0, len(remedy.ladder)):
+        for rung in range(max([*tried, target.climbed.get(remedy.id, -1)], default=-1) + 1, len(remedy.ladder)):
             if all(isinstance(step, Advice) for step in remedy.ladder[rung].steps):
                 continue
             made = plan.build(remedy, rung, incident, target, now=now)
             if made is not None:
                 yield remedy, rung, made
+
+
+def consent_to(made: Plan, incident: Incident, now: datetime) -> Consent | None:
+    """Return a person's yes to exactly this plan, while it holds."""
+    consent = incident.consent
+    same = consent is not None and (consent.remedy_id, consent.rung, consent.changes) == said(made)
+    return consent if consent and same and now < consent.until else None
+
+
+def said(made: Plan) -> tuple[str, int, tuple[str, ...]]:
+    """Tell what a plan would do, as people read and approve it: remedy, rung (from 0), changes."""
+    return made.remedy_id, made.rung, tuple(change(one.flag, one.before, one.after) for one in made.changes)
 
 
 def remedies_for(incident: Incident, knowledge: Knowledge) -> list[Remedy]:

@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
 
 import msgspec
 
 from diagnose.model.remedy import Budget, Mode
 from diagnose.model.text import Duration
+
+_CLOCK = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d")
+
+
+class WayBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What happens once the operator's own settings would fit again: it costs a restart.
+
+    Attributes:
+        mode: ``auto`` goes back by itself, within the hours; any other tells of it.
+        after: How long they must have fitted.
+        begin, end: Hours of the day, ``HH:MM``; the end may lie beyond midnight.
+        utc_offset: Of the hours, ``+08:00``.
+    """
+
+    mode: Mode = Mode.SUGGEST
+    after: Duration = Duration(minutes=30)
+    begin: str = "22:00"
+    end: str = "06:00"
+    utc_offset: str = "+00:00"
+
+    def __post_init__(self) -> None:
+        for text in (self.begin, self.end, self.utc_offset[1:]):
+            if not _CLOCK.fullmatch(text):
+                raise ValueError(f"{text!r} is no time of day; write it like 22:00, and utc_offset like +08:00")
+        if self.utc_offset[0] not in "+-":
+            raise ValueError(f"utc_offset {self.utc_offset!r} lacks its sign; write it like +08:00")
+
+    def allows(self, now: datetime) -> bool:
+        """Say whether it may go back by itself at this time of day."""
+        hours, minutes = map(int, self.utc_offset[1:].split(":"))
+        offset = timedelta(hours=hours, minutes=minutes) * (-1 if self.utc_offset[0] == "-" else 1)
+        here = f"{now.astimezone(timezone(offset)):%H:%M}"
+        within = self.begin <= here < self.end
+        beyond = self.end <= self.begin and (here >= self.begin or here < self.end)
+        return self.mode is Mode.AUTO and (within or beyond)
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -15,7 +52,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         mode: The site's limit.
-        modes: Limits of single remedies (by id) and targets (``target:NAME``).
+        modes: Limits of single remedies and rules (by id) and of targets (``target:NAME``).
         paused: Watch, touch nothing.
         settle: So long no new cause must have come up before one is acted upon: the root cause may
             be written later than its echoes.
@@ -23,9 +60,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         stall_after: A start without any progress for so long hangs.
         busy_factor: How many times longer a start may take that uses the processor but tells nothing.
         workers_gone: A start whose workers are dead for so long hangs, too.
+        approval_for: How long an approval holds if it does not say.
         restarts: Automatic restarts of a target.
         remedies: Remedies of a target.
         holds_for, within: Replace the remedies' own terms of proof.
+        way_back: To the operator's own settings, once they would fit again.
         stable_after: A start that was ready for so long is known to be good.
     """
 
@@ -37,8 +76,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stall_after: Duration = Duration(minutes=3)
     busy_factor: float = 5.0
     workers_gone: Duration = Duration(seconds=10)
+    approval_for: Duration = Duration(hours=1)
     restarts: Budget = Budget(limit=3, per=Duration(minutes=15))
     remedies: Budget = Budget(limit=5, per=Duration(days=7))
     holds_for: Duration | None = None
     within: Duration | None = None
+    way_back: WayBack = WayBack()
     stable_after: Duration = Duration(minutes=10)

@@ -7,28 +7,27 @@ from datetime import datetime
 
 import msgspec
 
-from diagnose.engine import correlate, incidents, plan, planner, targets, verify, window
+from diagnose.engine import correlate, incidents, orders, planner, recovery, signals, targets, verify, way_back, window
 from diagnose.engine.absorb import absorb
 from diagnose.engine.planner import Act, Exhausted, Suggest
 from diagnose.engine.policy import Policy
 from diagnose.engine.signals import Signal
 from diagnose.engine.state import State
-from diagnose.engine.targets import Target
+from diagnose.engine.targets import Target, Trial
 from diagnose.engine.verify import Verdict
-from diagnose.launch.overlays import drop
-from diagnose.launch.spec import change
 from diagnose.model.effect import Effect, KnownGood, Perform, SaveIncident
 from diagnose.model.finding import Finding
 from diagnose.model.incident import Incident, Intent, Plan, Try
 from diagnose.model.incident import State as Stands
 from diagnose.model.knowledge import Knowledge
-from diagnose.model.observation import RECOVERED, LogMatch, Observation, Outcome
-from diagnose.model.remedy import EvidenceKeep, Remedy, ServerRestart
+from diagnose.model.observation import RECOVERED, LogMatch, Observation, Order, Outcome
+from diagnose.model.remedy import Remedy, ServerRestart
 from diagnose.model.rule import Severity
-from diagnose.model.text import Text
 
 _CLOSED_KEPT = 50
 _ACTS_KEPT = 100
+_TRIED_KEPT = 20
+_ROLLED_BACK = ("rolled-back", "rollback-failed")
 
 
 def step(
@@ -59,7 +58,8 @@ class _Turn:
         self.incidents = dict(state.incidents)
         self.intents = dict(state.intents)
         self.windows = state.windows
-        self.cleared: set[str] = set()
+        self.cleared: set[tuple[str, str]] = set()
+        self.soon: set[str] = set()
         self.effects: list[Effect] = []
 
     # --- what was seen
@@ -74,27 +74,51 @@ class _Turn:
             self.effects += told.effects
             heard += told.signals
             if isinstance(observation, LogMatch):
-                heard.append(observation)
+                heard.append(signals.on_our_clock(observation, self.now))
             elif isinstance(observation, Outcome):
                 self._outcome(observation)
+            elif isinstance(observation, Order):
+                self._obey(observation)
             if told.target.generation != target.generation:
                 self.windows = window.forget(self.windows, name, told.target.generation - 1)
             if told.effects:
                 self.windows = window.with_phase(
                     self.windows, name, told.target.generation, targets.serving(told.target)
                 )
-        self.cleared = window.cleared([one for one in heard if isinstance(one, LogMatch)])
+        lines = [one for one in heard if isinstance(one, LogMatch)]
+        self.cleared = {(one.target, rule) for one in lines for rule in window.cleared([one])}
         self.windows, findings = window.feed(self.windows, self.knowledge, heard)
         for name, target in self.targets.items():
             own = [one for one in findings if one.target == name and one.attempt >= target.generation - 1]
             if own:
-                self.incidents |= absorb(self.incidents, own, target, self.knowledge, now=self.now)
+                undoing = next((one for one in self.intents.values() if one.target == name and one.undo), None)
+                self.incidents |= absorb(self.incidents, own, target, self.knowledge, now=self.now, undoing=undoing)
 
     def _outcome(self, outcome: Outcome) -> None:
         intent = self.intents.pop(outcome.intent_id, None)
-        incident = self.incidents.get(intent.incident_id) if intent else None
-        if intent is None or incident is None:
+        if intent is None:
             return
+        target = self.targets[intent.target]
+        trial = target.trial if target.trial and target.trial.intent_id == intent.id else None
+        runs = target.starts[-1] if target.starts else None
+        begun = runs is not None and runs.generation > intent.generation and runs.spec == intent.plan.after
+        if outcome.ok or begun:  # what runs is in force, however the act ended
+            target = msgspec.structs.replace(target, overlays=intent.plan.overlays)
+        if not outcome.ok:
+            slipped = target.slipped or target.phase == "stopped"
+            target = msgspec.structs.replace(target, trial=None if trial else target.trial, slipped=slipped)
+            if not intent.undo and not _cut_short(outcome):
+                rung = max(intent.plan.rung, target.climbed.get(intent.plan.remedy_id, 0))
+                climbed = {**target.climbed, intent.plan.remedy_id: rung}
+                target = msgspec.structs.replace(target, climbed=climbed)
+        self.targets[intent.target] = target
+        if incident := self.incidents.get(intent.incident_id):
+            self.incidents[incident.id] = self._told(incident, intent, outcome, on_trial=trial is not None)
+        if trial and not outcome.ok and not _cut_short(outcome):
+            self._put_back(target, trial)
+
+    def _told(self, incident: Incident, intent: Intent, outcome: Outcome, *, on_trial: bool) -> Incident:
+        """Write down how an intent went, and what that means for its incident."""
         for result in outcome.results:
             incident = incidents.note(
                 incident,
@@ -104,21 +128,33 @@ class _Turn:
                 text=result.text,
                 ok=str(result.ok).lower(),
             )
-        target = self.targets[intent.target]
-        if outcome.ok:
-            self.targets[intent.target] = msgspec.structs.replace(target, overlays=intent.plan.overlays)
+        why = next((result.text for result in outcome.results if not result.ok), "")
+        if on_trial:
+            kind = "trial" if outcome.ok else "interrupted" if _cut_short(outcome) else "trial-failed"
+            return incidents.note(incident, kind, at=self.now, why=why)
         if intent.undo:
-            kind = "rolled-back" if outcome.ok else "rollback-failed"
-            incident = incidents.note(incident, kind, at=self.now)
-        elif outcome.ok:
-            incident = incidents.move(incident, Stands.VERIFYING, at=self.now, kind="verifying")
-        else:
-            cut_short = any(result.action == RECOVERED for result in outcome.results)
-            how = "interrupted" if cut_short else "failed"
-            incident = incidents.with_try(incident, intent.id, how)
-            why = next((result.text for result in outcome.results if not result.ok), "")
-            incident = incidents.move(incident, Stands.OPEN, at=self.now, kind=how, why=why)
-        self.incidents[incident.id] = incident
+            good, bad = ("recovered", "recovery-failed") if intent.plan.remedy_id == "recovery" else _ROLLED_BACK
+            return incidents.note(incident, good if outcome.ok else bad, at=self.now)
+        if outcome.ok:
+            return incidents.move(incident, Stands.VERIFYING, at=self.now, kind="verifying")
+        how = "interrupted" if _cut_short(outcome) else "failed"
+        incident = incidents.with_try(incident, intent.id, how)
+        return incidents.move(incident, Stands.OPEN, at=self.now, kind=how, why=why)
+
+    def _obey(self, order: Order) -> None:
+        """Do what a person asks, or say why not."""
+        target = self.targets[order.target]
+        owner = order.incident or (target.overlays[-1].incident_id if target.overlays else "")
+        incident = self.incidents.get(owner)
+        done = orders.obey(
+            order, incident, target, self.knowledge, self.policy, busy=self._busy(target, incident), now=self.now
+        )
+        self.targets[target.name] = done.target
+        if done.incident:
+            self.incidents[done.incident.id] = done.incident
+        if done.intent:
+            self._perform(done.intent, done.target)
+        self.effects.append(done.answer)
 
     # --- what follows from it
 
@@ -135,8 +171,11 @@ class _Turn:
             }.get(incident.state)
             if advance:
                 self.incidents[incident.id] = advance(incident, target)
-        for name, target in self.targets.items():
-            self.targets[name] = self._proven(target)
+        for name in self.targets:
+            self._try(self.targets[name])
+            self._recover(self.targets[name])
+            self._offer(self.targets[name])
+            self.targets[name] = self._proven(self.targets[name])
 
     def _pending(self, incident: Incident, target: Target) -> Incident:
         quiet = self.now - incident.timeline[-1].at >= self.policy.settle
@@ -152,16 +191,18 @@ class _Turn:
         if incident.severity is Severity.INFO:
             return incident
         decision = planner.decide(
-            incident, target, self.knowledge, self.policy, busy=self._busy(incident), now=self.now
+            incident, target, self.knowledge, self.policy, busy=self._busy(target, incident), now=self.now
         )
         if isinstance(decision, Act):
             return self._act(incident, target, decision.plan)
         if isinstance(decision, Exhausted):
-            return self._escalate(incident, target)
-        held = decision.hold.reason if isinstance(decision, Suggest) else "advice"
+            return incidents.move(incident, Stands.EXHAUSTED, at=self.now, kind="escalated")
+        if isinstance(decision, Suggest) and decision.hold.until and decision.hold.until - self.now <= recovery.SOON:
+            self.soon.add(target.name)
+        held = decision.hold.reason if isinstance(decision, Suggest) else "rejected" if incident.rejected else "advice"
         made = decision.plan if isinstance(decision, Suggest) else None
-        if incident.held == held and (incident.plan is None) == (made is None):
-            return incident
+        if incident.held == held:
+            return incident if _same(incident.plan, made) else msgspec.structs.replace(incident, plan=made)
         until = decision.hold.until if isinstance(decision, Suggest) else None
         incident = incidents.note(incident, "held", at=self.now, reason=held, until=until.isoformat() if until else "")
         return msgspec.structs.replace(incident, held=held, plan=made)
@@ -176,7 +217,7 @@ class _Turn:
             at=self.now,
             plan=made,
         )
-        changes = tuple(change(one.flag, one.before, one.after) for one in made.changes)
+        _, _, changes = planner.said(made)
         incident = incidents.move(
             incident,
             Stands.ACTING,
@@ -192,9 +233,11 @@ class _Turn:
 
     def _perform(self, intent: Intent, target: Target) -> None:
         restarted = any(isinstance(one, ServerRestart) for one in intent.plan.steps)
-        acts = (*target.acts, (self.now, restarted))[-_ACTS_KEPT:]
         if not intent.undo:
-            self.targets[target.name] = msgspec.structs.replace(target, acts=acts)
+            acts = (*target.acts, (self.now, restarted))[-_ACTS_KEPT:]
+            before = target.tried.get(intent.plan.remedy_id, ())
+            tried = {**target.tried, intent.plan.remedy_id: (*before, self.now)[-_TRIED_KEPT:]}
+            self.targets[target.name] = msgspec.structs.replace(target, acts=acts, tried=tried)
         self.intents[intent.id] = intent
         self.effects.append(Perform(intent=intent))
 
@@ -203,13 +246,17 @@ class _Turn:
         remedy = self.knowledge.remedies.get(current.remedy_id) if current else None
         if current is None or remedy is None:
             return incidents.move(incident, Stands.OPEN, at=self.now, kind="failed", why="remedy-gone")
-        judged = verify.judge(incident, remedy, target, self.policy, since=current.at, now=self.now)
+        judged = verify.judge(incident.findings, remedy, target, self.policy, since=current.at, now=self.now)
         if judged.verdict is Verdict.WELL:
             incident = incidents.with_try(incident, current.intent_id, "kept")
             self.targets[target.name] = msgspec.structs.replace(target, good=target.overlays)
             return incidents.move(incident, Stands.RESOLVED, at=self.now, kind="resolved")
         if judged.verdict is Verdict.WAIT:
             return self._noted(incident, target)
+        seen = {**target.seen, "probe": self.now} if judged.reason == "late" else target.seen  # silence is proof, too
+        climbed = {**target.climbed, current.remedy_id: max(current.rung, target.climbed.get(current.remedy_id, 0))}
+        self.targets[target.name] = target = msgspec.structs.replace(target, seen=seen, climbed=climbed)
+        self.soon.add(target.name)  # what to do next is decided first
         incident = incidents.with_try(incident, current.intent_id, "failed")
         incident = incidents.move(incident, Stands.OPEN, at=self.now, kind="failed", why=judged.reason)
         return self._relead(incident, remedy, target, current)
@@ -235,33 +282,69 @@ class _Turn:
             return msgspec.structs.replace(incident, attempt=target.generation)
         return _led_by(incident, new, self.knowledge, self.now)
 
-    def _escalate(self, incident: Incident, target: Target) -> Incident:
-        incident = incidents.move(incident, Stands.EXHAUSTED, at=self.now, kind="escalated")
-        good = drop(target.overlays, incident.id) if target.good is None else target.good
-        if target.overlays == good:
-            return incident
-        from_spec = plan.effective(target)
-        steps = (EvidenceKeep(), ServerRestart()) if target.good is not None else ()
-        undo = Plan(
-            remedy_id="rollback",
-            rung=0,
-            title=Text("Back to the last settings known to be good", "恢复到最近一次正常的设置"),
-            steps=steps,
-            before=from_spec,
-            after=plan.effective(target, good),
-            overlays=good,
+    def _recover(self, target: Target) -> None:
+        """Undo what failed, or start again what is down, once nothing else is under way or soon to be."""
+        if target.name in self.soon or self._busy(target):
+            return
+        own = [one for one in self.incidents.values() if one.target == target.name]
+        due = recovery.due(target, own, self.policy, now=self.now)
+        if due is None:
+            return
+        if any(isinstance(one, ServerRestart) for one in due.plan.steps):
+            times = (*target.recoveries, self.now)[-_TRIED_KEPT:]
+            self.targets[target.name] = target = msgspec.structs.replace(target, recoveries=times)
+        self._perform(recovery.intent(due, target, now=self.now), target)
+
+    def _try(self, target: Target) -> None:
+        """Judge settings that a person had put back: what does not work is laid again."""
+        trial = target.trial
+        if trial is None or trial.intent_id in self.intents:
+            return
+        live = [one for one in self.incidents.values() if one.target == target.name and one.state in incidents.LIVE]
+        findings = [finding for one in live for finding in one.findings]
+        judged = verify.judge(findings, way_back.WAY_BACK, target, self.policy, since=trial.at, now=self.now)
+        if judged.verdict is Verdict.WAIT:
+            return
+        well = judged.verdict is Verdict.WELL
+        good = target.overlays if well else target.good
+        self.targets[target.name] = target = msgspec.structs.replace(target, trial=None, good=good)
+        if incident := self.incidents.get(trial.incident_id):
+            kind = "trial-held" if well else "trial-failed"
+            self.incidents[incident.id] = incidents.note(incident, kind, at=self.now, why=judged.reason)
+        if not well:
+            self._put_back(target, trial)
+
+    def _offer(self, target: Target) -> None:
+        """See whether the operator's own settings would fit again."""
+        if not target.overlays or target.phase != "ready" or self._busy(target) or not self._calm(target):
+            return
+        owner = self.incidents.get(target.overlays[-1].incident_id)
+        if owner is None:
+            return
+        found = way_back.consider(target, owner, self.policy, self.now)
+        self.targets[target.name], self.incidents[owner.id] = found.target, found.incident
+        if found.intent:
+            self._perform(found.intent, found.target)
+
+    def _calm(self, target: Target) -> bool:
+        """Say whether no trouble of the target is open."""
+        return all(
+            one.state not in incidents.LIVE or one.severity is Severity.INFO
+            for one in self.incidents.values()
+            if one.target == target.name
         )
+
+    def _put_back(self, target: Target, trial: Trial) -> None:
         intent = Intent(
-            id=f"{incident.id}-undo",
-            incident_id=incident.id,
+            id=f"{trial.intent_id}-undo",
+            incident_id=trial.incident_id,
             target=target.name,
             generation=target.generation,
             at=self.now,
-            plan=undo,
+            plan=way_back.plan_of(target, trial.back),
             undo=True,
         )
         self._perform(intent, target)
-        return incident
 
     def _exhausted(self, incident: Incident, target: Target) -> Incident:
         if why := self._is_cleared(incident, target):
@@ -274,42 +357,51 @@ class _Turn:
         if rule is None:
             return ""
         ends, last = rule.clears, incident.last_seen
-        if ends.ready and target.phase == "ready" and target.ready_at and target.ready_at > last:
+        served = target.ready_at if target.phase == "ready" else None
+        if ends.ready and served and (incident.attempt < target.generation or served > last):
             return "ready"
         probe = target.probes.get(ends.probe) if ends.probe else None
         if probe and probe.answer == "ok" and probe.at > last:
             return "probe"
-        if rule.id in self.cleared:
+        if (target.name, rule.id) in self.cleared:
             return "pattern"
         if ends.quiet and self.now - last >= ends.quiet and target.phase not in {"failed", "starting"}:
             return "quiet"
+        sense = incident.findings[0].labels.get("source", "") if ends.sees == "source" else ends.sees
+        if sense and sense not in target.blind:
+            return "sees"
         return ""
 
-    def _busy(self, incident: Incident) -> bool:
+    def _busy(self, target: Target, incident: Incident | None = None) -> bool:
+        """Say whether anything but this incident's own remedy is under way."""
         treated = {Stands.ACTING, Stands.VERIFYING}
-        return any(intent.target == incident.target for intent in self.intents.values()) or any(
-            other.state in treated and other.target == incident.target
-            for other in self.incidents.values()
-            if other.id != incident.id
+        return (
+            target.trial is not None
+            or any(intent.target == target.name for intent in self.intents.values())
+            or any(
+                other.state in treated and other.target == target.name
+                for other in self.incidents.values()
+                if incident is None or other.id != incident.id
+            )
         )
 
     def _proven(self, target: Target) -> Target:
         """Take a start that has stood well for long as the one to go back to."""
-        if target.phase != "ready" or target.since is None or target.good == target.overlays:
+        if target.phase != "ready" or target.since is None:
             return target
-        calm = all(
-            one.state not in incidents.LIVE or one.severity is Severity.INFO
-            for one in self.incidents.values()
-            if one.target == target.name
-        )
-        if calm and self.now - target.since >= self.policy.stable_after:
+        if target.good == target.overlays and not target.recoveries and not target.climbed:
+            return target
+        if self._calm(target) and self.now - target.since >= self.policy.stable_after:
             self.effects.append(KnownGood(target=target.name, at=self.now))
-            return msgspec.structs.replace(target, good=target.overlays)
+            return msgspec.structs.replace(target, good=target.overlays, recoveries=(), climbed={})
         return target
 
     # --- what comes out
 
     def result(self) -> tuple[State, tuple[Effect, ...]]:
+        for one in list(self.incidents.values()):
+            if one.target in self.targets:
+                self.incidents[one.id] = targets.compared(one, self.targets[one.target])
         saved = [
             SaveIncident(incident=one) for name, one in self.incidents.items() if self.before.incidents.get(name) != one
         ]
@@ -323,6 +415,15 @@ class _Turn:
         others = [effect for effect in self.effects if not isinstance(effect, Perform)]
         state = State(targets=self.targets, windows=self.windows, incidents=self.incidents, intents=self.intents)
         return state, (*others, *saved, *performed)
+
+
+def _cut_short(outcome: Outcome) -> bool:
+    """Say whether a daemon before this one left it without end."""
+    return any(result.action == RECOVERED for result in outcome.results)
+
+
+def _same(before: Plan | None, after: Plan | None) -> bool:
+    return (before and planner.said(before)) == (after and planner.said(after))
 
 
 def _led_by(incident: Incident, findings: Sequence[Finding], knowledge: Knowledge, now: datetime) -> Incident:

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
-from diagnose.engine import signals
+from diagnose.engine import cards, pace, rates, signals
+from diagnose.engine.pace import Start
 from diagnose.engine.policy import Policy
+from diagnose.engine.rates import Meters
 from diagnose.engine.signals import Signal
+from diagnose.launch.surroundings import compare
 from diagnose.model.effect import PhaseChanged
+from diagnose.model.incident import Incident
 from diagnose.model.launch import LaunchSpec, Overlay
 from diagnose.model.observation import (
     GpuSample,
     LogMatch,
+    Numbers,
     Observation,
+    OutputScored,
     ProbeResult,
     ProcessExit,
     ProcessSample,
     ServerFacts,
     ServerStarted,
+    SourceSees,
     SourceSilent,
+    Surroundings,
+    XidEvent,
 )
 
 STAGES = ("launching", "loading", "profiling", "kv-cache", "capturing", "engine-ready")
@@ -31,23 +40,37 @@ _BAD_TO_DEGRADE = 2
 """Bad answers in a row before a ready server counts as degraded: one may be chance."""
 
 _STARTS_KEPT = 8
+_CARD_KEPT = timedelta(minutes=10)
+_LAPSE = timedelta(minutes=2)
+"""Between two samples of a start; they come every second."""
+
 _GROWTH_BYTES = 1 << 20
 _BUSY_SHARE = 0.05
+_STALLS = {"server.stalled_seconds": 20.0, "server.ignored_seconds": 8.0}
+"""A ready server that stands still for longer gives a proof of its own that it is not well."""
 
 
-class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """One launch of the server, and what its own logs told of it.
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """A person keeps the daemon's hands off; diagnosis goes on."""
+
+    by: str
+    at: datetime
+    why: str = ""
+    until: datetime | None = None
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings that were put back on a person's order, until they have proved to work.
 
     Attributes:
-        spec: The effective command.
-        stage: How far it came: the last mark seen.
-        measured: What it printed of its memory: named groups of the mark ``@measured``.
+        back: What to lay again if they do not.
+        incident_id: In whose history it is told; empty where that is forgotten.
     """
 
-    generation: int
-    spec: LaunchSpec
-    stage: str = ""
-    measured: Mapping[str, str] = {}
+    intent_id: str
+    at: datetime
+    back: tuple[Overlay, ...]
+    incident_id: str = ""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,11 +84,24 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         overlays: What remedies laid over it.
         good: The overlays of the last start that proved to be well; ``None`` before the first.
         seen: Kinds of independent proof of trouble in this generation, and when: ``exit``, ``probe``,
-            ``stall``.
+            ``stall``, ``gpu``.
+        blind: Senses that cannot see, and why.
         progress_at: When the start last showed progress.
         told_at, told: The sample in which the start last wrote, grew or worked.
         most_workers: The most workers that were seen alive in this generation.
+        meters: Its numbers, and those of its host.
+        pause: Set while a person keeps remedies from being carried out.
+        offered: When it was first seen that the operator's own settings would fit again.
+        trial: Set while settings that were put back are being proven.
         acts: When remedies were carried out, with whether the server was restarted for it.
+        tried: Each remedy's own times of these, by its id.
+        climbed: The highest rung (from 0) of each remedy that failed since the server last stood well for long:
+            a start that was put back must not begin the ladder anew.
+        recoveries: When the server was started again without a remedy, or a change was undone, since it last
+            stood well for long.
+        slipped: It is stopped because an act of ours failed half-way.
+        surroundings: Of the present start, until it is ready.
+        healthy: Of the last start that became ready.
     """
 
     name: str
@@ -80,6 +116,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     facts: ServerFacts | None = None
     gpus: Mapping[str, GpuSample] = {}
     seen: Mapping[str, datetime] = {}
+    blind: Mapping[str, str] = {}
     probes: Mapping[str, ProbeResult] = {}
     bad_answers: int = 0
     started_at: datetime | None = None
@@ -90,7 +127,22 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     most_workers: int = 0
     workers_gone_at: datetime | None = None
     stalled: bool = False
+    meters: Meters = Meters()
+    pause: Pause | None = None
+    offered: datetime | None = None
+    trial: Trial | None = None
     acts: tuple[tuple[datetime, bool], ...] = ()
+    tried: Mapping[str, tuple[datetime, ...]] = {}
+    climbed: Mapping[str, int] = {}
+    recoveries: tuple[datetime, ...] = ()
+    slipped: bool = False
+    surroundings: Surroundings | None = None
+    healthy: Surroundings | None = None
+
+    @property
+    def proven(self) -> tuple[Overlay, ...]:
+        """The overlays that a start has proved; the others are on trial, or have failed."""
+        return tuple(one for one in self.overlays if one in (self.good or ()))
 
     @property
     def stage(self) -> str:
@@ -108,7 +160,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 def observe(target: Target, observation: Observation, policy: Policy) -> Told:
     """Take one observation. What speaks of a launch that is over changes nothing."""
-    generation = getattr(observation, "generation", target.generation)
+    generation = getattr(observation, "generation", 0) or target.generation
     if generation < target.generation:
         return Told(target=target)
     if isinstance(observation, ServerStarted):
@@ -119,16 +171,24 @@ def observe(target: Target, observation: Observation, policy: Policy) -> Told:
         return _answered(target, observation)
     if isinstance(observation, ProcessSample):
         return _sampled(target, observation, policy)
-    if isinstance(observation, LogMatch):
-        return Told(target=_staged(target, observation))
-    if isinstance(observation, ServerFacts):
-        return Told(target=msgspec.structs.replace(target, facts=observation))
-    if isinstance(observation, GpuSample):
-        gpus = {**target.gpus, str(observation.index): observation}
-        return Told(target=msgspec.structs.replace(target, gpus=gpus))
-    if isinstance(observation, SourceSilent):
-        return Told(target=target, signals=(signals.of_silence(observation, target.generation),))
+    if isinstance(observation, GpuSample | XidEvent):
+        return _carded(target, observation)
+    if isinstance(observation, LogMatch | ServerFacts | Surroundings):
+        return Told(target=_learned(target, observation))
+    if isinstance(observation, Numbers | OutputScored):
+        return _measured(target, observation)
+    if isinstance(observation, SourceSilent | SourceSees):
+        return _sight(target, observation)
     return Told(target=target)
+
+
+def compared(incident: Incident, target: Target) -> Incident:
+    """Put into an incident how the start that it is about differs from the last healthy one, if that start failed."""
+    start = next((one for one in target.starts if one.generation == incident.attempt), None)
+    if start is None:
+        return incident
+    comparison = None if start.stage == "ready" else start.compared
+    return incident if comparison == incident.compared else msgspec.structs.replace(incident, compared=comparison)
 
 
 def serving(target: Target) -> str:
@@ -148,7 +208,7 @@ def _started(target: Target, started: ServerStarted) -> Told:
         generation=started.generation,
         pid=started.pid,
         desired=desired,
-        starts=(*target.starts, Start(generation=started.generation, spec=started.spec))[-_STARTS_KEPT:],
+        starts=(*target.starts, _begun(target, started))[-_STARTS_KEPT:],
         seen={},
         probes={},
         bad_answers=0,
@@ -160,14 +220,74 @@ def _started(target: Target, started: ServerStarted) -> Told:
         most_workers=0,
         workers_gone_at=None,
         stalled=False,
+        slipped=False,
+        meters=rates.begun_anew(target.meters),
+        surroundings=None,
     )
     return _phase(target, "starting", started.at, started.how)
 
 
+def _begun(target: Target, started: ServerStarted) -> Start:
+    others = [max(one.used_bytes - one.own_bytes, 0) for one in target.gpus.values()]
+    return Start(generation=started.generation, spec=started.spec, at=started.at, foreign_bytes=max(others, default=0))
+
+
+def _learned(target: Target, observation: LogMatch | ServerFacts | Surroundings) -> Target:
+    if isinstance(observation, LogMatch):
+        return _staged(target, observation)
+    if isinstance(observation, Surroundings):
+        return _surrounded(target, observation)
+    return msgspec.structs.replace(target, facts=observation)
+
+
+def _carded(target: Target, told: GpuSample | XidEvent) -> Told:
+    """Take a card's reading, or an error that the driver reported of it."""
+    if isinstance(told, XidEvent):
+        return Told(target=_proven(target, told) if cards.xid_proves(told) else target)
+    same = {name: card for name, card in target.gpus.items() if (card.uuid, card.mig) == (told.uuid, told.mig)}
+    before = same.get(told.label) or (next(iter(same.values()), None) if told.uuid else None)
+    moved = same.keys() if told.uuid else set()  # where a card is gone, those behind it get other numbers
+    fresh = {name: card for name, card in target.gpus.items() if name not in moved and told.at - card.at < _CARD_KEPT}
+    gpus = {**fresh, told.label: told}
+    target = msgspec.structs.replace(target, gpus=dict(sorted(gpus.items(), key=_by_number)))
+    found = cards.of_card(told, before, target.generation, serving(target))
+    return Told(target=_proven(target, told) if cards.proves(told, before) else target, signals=found)
+
+
+def _by_number(named: tuple[str, GpuSample]) -> tuple[int, str]:
+    return named[1].index, named[0]
+
+
+def _proven(target: Target, proof: GpuSample | XidEvent) -> Target:
+    """Note that a card, and not only a log line, shows trouble."""
+    return msgspec.structs.replace(target, seen={**target.seen, "gpu": proof.at})
+
+
+def _surrounded(target: Target, seen: Surroundings) -> Target:
+    """Note how this start's surroundings differ from the last healthy one's."""
+    if not target.starts or target.starts[-1].generation != seen.generation or target.starts[-1].compared:
+        return target
+    *older, start = target.starts
+    start = msgspec.structs.replace(start, compared=compare(target.healthy, seen))
+    target = msgspec.structs.replace(target, starts=(*older, start), surroundings=seen)
+    return _well_surrounded(target) if target.ready_at else target
+
+
+def _well_surrounded(target: Target) -> Target:
+    """Keep the surroundings in which the server became ready as those of a healthy start."""
+    if target.surroundings is None:
+        return target
+    return msgspec.structs.replace(target, healthy=target.surroundings, surroundings=None)
+
+
 def _exited(target: Target, exit_: ProcessExit) -> Told:
+    signal = signals.of_exit(exit_, serving(target), target.stage)
+    if exit_.role == "main" and target.starts:
+        *older, start = target.starts
+        ended = "stopped" if exit_.expected else signal.evidence.text
+        target = msgspec.structs.replace(target, starts=(*older, msgspec.structs.replace(start, ended=ended)))
     if exit_.expected:
         return _phase(target, "stopped", exit_.at, "stopped") if exit_.role == "main" else Told(target=target)
-    signal = signals.of_exit(exit_, serving(target))
     target = msgspec.structs.replace(target, seen={**target.seen, "exit": exit_.at})
     if exit_.role == "worker":
         return Told(target=target, signals=(signal,))
@@ -198,14 +318,17 @@ def _well(target: Target, result: ProbeResult) -> Told:
         return Told(target=target)
     if target.starts and not target.ready_at:
         *older, start = target.starts
-        target = msgspec.structs.replace(target, starts=(*older, msgspec.structs.replace(start, stage="ready")))
+        target = msgspec.structs.replace(target, starts=(*older, pace.ready(start, result.at)))
     target = msgspec.structs.replace(target, bad_answers=0, ready_at=target.ready_at or result.at)
+    target = _well_surrounded(target)
     if target.phase in {"starting", "degraded"}:
         return _phase(target, "ready", result.at, f"completion answered in {result.seconds:.1f} s")
     return Told(target=target)
 
 
 def _sampled(target: Target, sample: ProcessSample, policy: Policy) -> Told:
+    if target.sample and not timedelta(0) <= sample.at - target.sample.at <= _LAPSE:
+        target = msgspec.structs.replace(target, told=None, workers_gone_at=None)  # the clock was put: count anew
     target = msgspec.structs.replace(target, sample=sample, most_workers=max(target.most_workers, sample.workers))
     if target.phase != "starting" or not sample.alive:
         return Told(target=target)
@@ -233,12 +356,37 @@ def _sampled(target: Target, sample: ProcessSample, policy: Policy) -> Told:
     return Told(target=msgspec.structs.replace(target, stalled=True, seen=seen), signals=(signal,))
 
 
+def _sight(target: Target, told: SourceSilent | SourceSees) -> Told:
+    """Note which senses cannot see."""
+    blind = {source: reason for source, reason in target.blind.items() if source != told.source}
+    if isinstance(told, SourceSees):
+        return Told(target=msgspec.structs.replace(target, blind=blind))
+    blind[told.source] = told.reason
+    signal = signals.of_silence(told, target.generation)
+    return Told(target=msgspec.structs.replace(target, blind=blind), signals=(signal,))
+
+
+def _measured(target: Target, told: Numbers | OutputScored) -> Told:
+    """Take numbers; a server that stands still proves by them that it is not well."""
+    if isinstance(told, OutputScored):
+        return Told(target=target, signals=(signals.of_output(told, target.generation, serving(target)),))
+    meters, told = rates.take(target.meters, told)
+    target = msgspec.structs.replace(target, meters=meters)
+    if any(told.values.get(name, 0.0) >= least for name, least in _STALLS.items()):
+        target = msgspec.structs.replace(target, seen={**target.seen, "stall": told.at})
+    return Told(target=target, signals=signals.of_numbers(told, target.generation, serving(target)))
+
+
 def _progress(target: Target, sample: ProcessSample) -> Target:
     """Note what moved: a log that grew is progress; memory or work alone stretch the patience."""
     told = target.told
-    if told is None or sample.log_bytes > told.log_bytes:
-        return msgspec.structs.replace(target, told=sample, progress_at=sample.at)
-    return target
+    if told is not None and sample.log_bytes <= told.log_bytes:
+        return target
+    if told and target.starts:
+        *older, start = target.starts
+        start = pace.silent(start, (sample.at - told.at).total_seconds())
+        target = msgspec.structs.replace(target, starts=(*older, start))
+    return msgspec.structs.replace(target, told=sample, progress_at=sample.at)
 
 
 def _stalls(target: Target, sample: ProcessSample, policy: Policy) -> str:
@@ -246,10 +394,11 @@ def _stalls(target: Target, sample: ProcessSample, policy: Policy) -> str:
     if target.workers_gone_at and sample.at - target.workers_gone_at >= policy.workers_gone:
         return "all workers are gone while the main process goes on waiting for them"
     told = target.told
-    if told is None:
+    if told is None or not target.starts:
         return ""
     quiet = (sample.at - told.at).total_seconds()
-    patience = policy.stall_after.total_seconds()
+    *older, start = target.starts
+    patience = pace.patience(start, older, policy.stall_after).total_seconds()
     works = sample.cpu_seconds - told.cpu_seconds > _BUSY_SHARE * quiet
     grows = sample.rss_bytes - told.rss_bytes > _GROWTH_BYTES
     if quiet < patience * (policy.busy_factor if works or grows else 1.0):
@@ -268,7 +417,7 @@ def _staged(target: Target, match: LogMatch) -> Target:
     *older, start = target.starts
     for hit in match.hits:
         if hit.rule_id[1:] in STAGES:
-            start = msgspec.structs.replace(start, stage=hit.rule_id[1:])
+            start = pace.reach(start, hit.rule_id[1:], match.at)
         elif hit.rule_id == "@measured":
             start = msgspec.structs.replace(start, measured={**start.measured, **hit.labels})
     return msgspec.structs.replace(target, starts=(*older, start))

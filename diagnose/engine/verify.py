@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import Enum
 
 import msgspec
 
+from diagnose.engine import pace
 from diagnose.engine.policy import Policy
 from diagnose.engine.targets import Target
 from diagnose.model.finding import Finding
-from diagnose.model.incident import Incident
 from diagnose.model.remedy import Remedy
 from diagnose.model.rule import Severity
 
@@ -32,13 +33,13 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(
-    incident: Incident, remedy: Remedy, target: Target, policy: Policy, *, since: datetime, now: datetime
+    findings: Iterable[Finding], remedy: Remedy, target: Target, policy: Policy, *, since: datetime, now: datetime
 ) -> Judgement:
-    """Judge a remedy that was carried out at ``since``.
+    """Judge a remedy that was carried out at ``since`` by what was found.
 
     A symptom of the new start fails it once the root cause had time to show (``policy.settle``).
     """
-    symptoms = [one for one in incident.findings if counts_against(one, remedy, since, target)]
+    symptoms = [one for one in findings if counts_against(one, remedy, since, target)]
     if symptoms:
         newest = max(one.at for one in symptoms)
         oldest = min(one.at for one in symptoms)
@@ -51,23 +52,39 @@ def judge(
     if target.phase in {"failed", "stopped"} and target.since and target.since >= since:
         settled = now - target.since >= policy.settle_most
         return Judgement(verdict=Verdict.FAILED if settled else Verdict.WAIT, reason="ended")
-    within = policy.within or remedy.verify.within
+    within = _within(target, policy.within or remedy.verify.within)
     holds_for = policy.holds_for or remedy.verify.holds_for
+    probe = target.probes.get("completion")
+    answered = probe is not None and probe.at >= since and not target.bad_answers
     if target.phase == "ready" and target.since:
         until = max(target.since, since) + holds_for
-        if now >= until:
+        if now < until:
+            return Judgement(verdict=Verdict.WAIT, reason="holding", until=until)
+        if answered:
             return Judgement(verdict=Verdict.WELL, reason="held")
-        return Judgement(verdict=Verdict.WAIT, reason="holding", until=until)
     if now - since >= within:
         return Judgement(verdict=Verdict.FAILED, reason="late")
     return Judgement(verdict=Verdict.WAIT, reason="not-ready", until=since + within)
+
+
+def _within(target: Target, floor: timedelta) -> timedelta:
+    """Return how long the start on trial may take: longer where such starts have always been slow."""
+    if not target.starts:
+        return floor
+    *older, start = target.starts
+    return pace.within(start.spec, older, floor)
 
 
 def counts_against(finding: Finding, remedy: Remedy, since: datetime, target: Target) -> bool:
     """Say whether a finding speaks against the remedy: new, grave, and not what it provokes itself."""
     return (
         finding.attempt == target.generation
-        and finding.last_at >= since - timedelta(seconds=1)
+        and (_began_after(target, since) or finding.last_at >= since - timedelta(seconds=1))
         and finding.severity.rank >= Severity.ERROR.rank
         and finding.cause not in remedy.expects
     )
+
+
+def _began_after(target: Target, since: datetime) -> bool:
+    """Say whether this start is of the act, so that all of it counts, whatever the clocks of its logs say."""
+    return target.started_at is not None and target.started_at >= since

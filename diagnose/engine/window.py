@@ -142,7 +142,7 @@ def _index(knowledge: Knowledge) -> _Index:
         for rule in knowledge.rules.values():
             trees[rule.id] = _number(rule.when, iter(range(_OTHER_LEAVES)), iter(range(_OTHER_LEAVES, 9999)))
             for node in _leaves(trees[rule.id]):
-                name = node.when.event or (node.when.probe and f"probe.{node.when.probe}")
+                name = _event_of(node.when)
                 if name and node.leaf is not None:
                     by_event.setdefault(name, []).append((rule, node.leaf, node.when))
         _prepared[knowledge.digest] = _Index(
@@ -151,9 +151,16 @@ def _index(knowledge: Knowledge) -> _Index:
     return _prepared[knowledge.digest]
 
 
+def _event_of(when: When) -> str:
+    """Name the signal that a leaf without pattern waits for."""
+    if when.sample:
+        return f"sample.{when.sample}"
+    return f"probe.{when.probe}" if when.probe else when.event or ""
+
+
 def _number(when: When, patterns: Iterator[int], others: Iterator[int]) -> _Node:
     leaf = next(patterns) if when.pattern else None
-    if when.event or when.probe:
+    if when.event or when.probe or when.sample:
         leaf = next(others)
     children = tuple(_number(child, patterns, others) for child in (*when.all, *when.any, *when.sequence))
     absent = _number(when.absent, patterns, others) if when.absent else None
@@ -186,10 +193,19 @@ def _touched(index: _Index, signal: Signal) -> Iterator[tuple[Rule, int, Mapping
             yield rule, hit.leaf, hit.labels
     for rule, leaf, when in index.by_event.get(signal.name, ()):
         if _phase_counts(rule, signal):
-            if all(signal.labels.get(name, "") in values for name, values in when.where.items()):
+            ours = all(signal.labels.get(name, "") in values for name, values in when.where.items())
+            if ours and _beyond(when, signal):
                 yield rule, leaf, signal.labels
-            elif when.for_:  # it no longer lasts: what must last starts anew
+            elif when.for_ if signal.value is None else ours:  # it no longer lasts: what must last starts anew
                 yield rule, -leaf - 1, signal.labels
+
+
+def _beyond(when: When, signal: Signal) -> bool:
+    """Say whether a number is beyond what its rule allows; all that is no number counts."""
+    if signal.value is None:
+        return True
+    above = when.above is None or signal.value > when.above
+    return above and (when.below is None or signal.value < when.below)
 
 
 def _phase_counts(rule: Rule, signal: Signal) -> bool:
@@ -206,14 +222,14 @@ def _take(
 ) -> Finding | None:
     """Remember the signal and see whether the rule's condition holds now."""
     base = f"{signal.target}/{signal.attempt}/{rule.id}/"
-    if leaf < 0:
-        over = -leaf - 1
-        if base in memories and over in memories[base].leaves:
-            rest = {number: seen for number, seen in memories[base].leaves.items() if number != over}
-            memories[base] = Memory(rest)
-        return None
     keyed = bool(rule.key) and all(name in labels for name in rule.key)
     place = base + (",".join(labels[name] for name in rule.key) if keyed else "")
+    if leaf < 0:
+        over = -leaf - 1
+        if place in memories and over in memories[place].leaves:
+            rest = {number: seen for number, seen in memories[place].leaves.items() if number != over}
+            memories[place] = Memory(rest)
+        return None
     seen = Seen(signal.at, signal.evidence, labels, signal.fresh)
     memories[place] = _remember(memories.pop(place, Memory()), leaf, seen)  # the newest stand last
     if len(memories) > MOST_MEMORIES:

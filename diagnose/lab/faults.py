@@ -32,6 +32,12 @@ FAULTS = (
         "rank=0",
     ),
     FaultText("worker-segv", "a rank dies of a segmentation fault", "某个进程段错误", "rank=0"),
+    FaultText(
+        "worker-error",
+        "a worker ends with the words of a failure; with @seconds while serving",
+        "某个进程打印一种错误后退出；带 @秒数 时发生在服务过程中",
+        "kind=silent|bug|disk|host-memory|illegal-access|library|nccl|no-kernel|shm;rank=0",
+    ),
     FaultText("exit-zero", "the start fails and the process exits 0", "启动失败但退出码为 0"),
     FaultText("hang-load", "loading stands still: no line, no CPU", "加载停滞：没有日志，也不占 CPU"),
     FaultText("hang-capture", "the worker dies, the engine waits for ever", "工作进程退出，引擎无限等待"),
@@ -47,7 +53,7 @@ FAULTS = (
         "repetition",
         "answers to longer prompts go round in circles",
         "较长提示的回答陷入循环",
-        "tokens=200",
+        "tokens=200;words=TEXT",
     ),
     FaultText(
         "overload",

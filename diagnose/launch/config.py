@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import yaml
 
 from diagnose.errors import FileError
-from diagnose.launch.spec import value
+from diagnose.launch.spec import occurrences, twin, value
 from diagnose.launch.table import BY_NAME, canonical, kind_of
 from diagnose.model.launch import LaunchSpec
 
@@ -44,11 +44,11 @@ def flag_values(text: str, path: str = "config.yaml") -> dict[str, str]:
         if name is None or kind is None or given is None:
             continue
         if kind in {"switch", "pair"}:
-            if given is not False:
+            if given:  # stored as it is: the text "false" is on, 0 is off
                 found[name] = ""
             elif kind == "pair":
                 found[f"--no-{name[2:]}"] = ""
-        else:
+        elif given != "":  # an empty text is taken for none
             found[name] = _text(given, many=kind == "list")
     return found
 
@@ -63,7 +63,21 @@ def lookup(spec: LaunchSpec, flag: str, config: Mapping[str, str] = EMPTY) -> st
         ConfigError: The command starts no FastDeploy server.
     """
     given = value(spec, flag)
-    return config.get(canonical(flag)) if given is None else given
+    if given is not None:
+        return given
+    other = twin(canonical(flag))
+    return None if other and value(spec, other) is not None else config.get(canonical(flag))
+
+
+def merged(spec: LaunchSpec, config: Mapping[str, str] = EMPTY) -> dict[str, str]:
+    """Return the flags in force: of the ``--config`` file, and over them those of the command.
+
+    Raises:
+        ConfigError: The command starts no FastDeploy server.
+    """
+    given = {one.name: one.value for one in occurrences(spec.argv)}
+    under = {flag: text for flag, text in config.items() if twin(flag) not in given}
+    return {flag: text for flag, text in {**under, **given}.items() if lookup(spec, flag, config) is not None}
 
 
 def _flag(key: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 
 import msgspec
 
@@ -13,6 +14,7 @@ from diagnose.launch.table import FLAGS, NEWEST, OLDEST, Version, canonical, kin
 from diagnose.model.text import Text
 
 _HELP_FLAG = re.compile(r"(?<![\w-])(--[A-Za-z][\w-]*|-[A-Za-z]\w*)")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _HELP_LINE = re.compile(r"^\s*-")
 
 
@@ -43,12 +45,13 @@ def parse_version(text: str | None) -> Version | None:
 def parse_help(text: str) -> tuple[str, ...]:
     """Return the flags that a ``--help`` of argparse names, with their dashes, in order.
 
-    Both the usage and the descriptions are read; a flag that only a description's prose names is not.
+    Both the usage and the descriptions are read, whatever a server prints above them; a flag that only a
+    description's prose names is not.
     """
     found: dict[str, None] = {}
-    usage = text.startswith("usage:")
-    for line in text.splitlines():
-        usage = usage and bool(line.strip())
+    usage = False
+    for line in _COLOUR.sub("", text).splitlines():
+        usage = line.startswith("usage:") or (usage and bool(line.strip()))
         if usage:
             parts = re.findall(r"\[([^\[\]]*)", line) or []
             words = [word for part in parts for word in _HELP_FLAG.findall(part)]
@@ -72,6 +75,13 @@ def accepted(version: str | None) -> tuple[str, ...]:
             twin = (f"--no-{flag.name[2:]}",) if flag.kind == "pair" else ()
             found.update(dict.fromkeys((flag.name, *flag.aliases, *twin)))
     return tuple(sorted(found))
+
+
+@cache
+def everywhere() -> tuple[str, ...]:
+    """Return the flags that every version of the shipped table accepts, for a server whose version is not known."""
+    versions = [accepted(f"{OLDEST[0]}.{minor}") for minor in range(OLDEST[1], NEWEST[1] + 1)]
+    return tuple(sorted(set.intersection(*map(set, versions))))
 
 
 _QUEUE = Text(

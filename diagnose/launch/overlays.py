@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
-from diagnose.launch.spec import set_flag, value
+from diagnose.launch.spec import set_flag, spelling, value
 from diagnose.launch.table import canonical
 from diagnose.model.launch import LaunchSpec, Overlay
 
 
 def effective(desired: LaunchSpec, overlays: Iterable[Overlay], accepted: Collection[str] = ()) -> LaunchSpec:
-    """Return the command with all overlays, oldest first.
+    """Return the command with all overlays, oldest first; what the server does not accept is not written.
 
     Args:
         accepted: As in `diagnose.launch.spec.spelling`.
@@ -21,8 +21,14 @@ def effective(desired: LaunchSpec, overlays: Iterable[Overlay], accepted: Collec
     """
     spec = desired
     for overlay in overlays:
-        spec = set_flag(spec, overlay.flag, overlay.after, accepted)
+        if overlay.after is None or writable(overlay.flag, accepted):
+            spec = set_flag(spec, overlay.flag, overlay.after, accepted)
     return spec
+
+
+def writable(flag: str, accepted: Collection[str] = ()) -> bool:
+    """Say whether the server takes a flag, in whichever spelling; where that is not known: yes."""
+    return not accepted or spelling(flag, accepted) in accepted
 
 
 def lay(

@@ -125,7 +125,7 @@ def _found(argv: Sequence[str], flag: str) -> list[Occurrence]:
     return [one for one in occurrences(argv) if one.name == name]
 
 
-def _twin(name: str) -> str:
+def twin(name: str) -> str:
     """Return the other half of an on/off pair, or the empty text."""
     other = name.replace("--no-", "--", 1) if name.startswith("--no-") else name.replace("--", "--no-", 1)
     pair = BY_NAME.get(name) or BY_NAME.get(other)
@@ -147,8 +147,8 @@ def value(spec: LaunchSpec, flag: str) -> str | None:
     found = _found(spec.argv, flag)
     if not found:
         return None
-    twin = _twin(found[-1].name)
-    later = any(one.name == twin and one.start > found[-1].start for one in occurrences(spec.argv)) if twin else False
+    other = twin(found[-1].name)
+    later = any(one.name == other and one.start > found[-1].start for one in occurrences(spec.argv)) if other else False
     return None if later else found[-1].value
 
 
@@ -179,8 +179,8 @@ def set_flag(spec: LaunchSpec, flag: str, value: str | None, accepted: Collectio
     argv, found = list(spec.argv), _found(spec.argv, flag)
     if value is None:
         return _without(spec, found)
-    twin = _twin(canonical(flag))
-    if twin and (twins := [one for one in occurrences(argv) if one.name == twin]):
+    other = twin(canonical(flag))
+    if other and (twins := [one for one in occurrences(argv) if one.name == other]):
         return set_flag(_without(spec, twins), flag, value, accepted)
     last = found[-1] if found else None
     words = _words(spelling(flag, accepted, last.spelled if last else ""), value, joined=bool(last and last.joined))

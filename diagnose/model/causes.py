@@ -11,6 +11,7 @@ from diagnose.model.text import Text
 
 CAUSES: Mapping[str, Text] = {
     "unknown": Text("Failed, cause not in this log", "失败，但日志中看不到原因"),
+    "blind_spot": Text("Something cannot be observed", "有一处无法观测"),
     # GPU software stack
     "cuda_version_mismatch": Text("CUDA version mismatch", "CUDA 版本不匹配"),
     "driver_too_old": Text("NVIDIA driver too old", "NVIDIA 驱动过旧"),
@@ -23,6 +24,7 @@ CAUSES: Mapping[str, Text] = {
     "abi_mismatch": Text("Library does not fit (ABI)", "动态库 ABI 不匹配"),
     "illegal_instruction": Text("CPU lacks an instruction set", "CPU 不支持所需指令集"),
     # memory
+    "gpu_memory_taken": Text("GPU memory held by other processes", "显存被其他进程占用"),
     "gpu_oom_load": Text("Out of GPU memory while loading", "加载阶段显存不足"),
     "gpu_oom_runtime": Text("Out of GPU memory while serving", "运行阶段显存不足"),
     "host_oom": Text("Out of host memory", "主机内存不足"),
@@ -63,5 +65,6 @@ CAUSES: Mapping[str, Text] = {
     "gpu_ecc": Text("GPU memory error (ECC)", "GPU 显存 ECC 错误"),
     "gpu_lost": Text("GPU lost from the bus", "GPU 掉卡"),
     "gpu_thermal": Text("GPU throttled by heat", "GPU 过热降频"),
+    "gpu_slowed": Text("GPU held back by power or its bus", "GPU 因供电或总线受限"),
     "nvlink_fault": Text("NVLink error", "NVLink 错误"),
 }

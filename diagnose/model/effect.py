@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
@@ -43,4 +44,20 @@ class KnownGood(msgspec.Struct, frozen=True, kw_only=True, tag="good"):
     at: datetime
 
 
-Effect = SaveIncident | Perform | PhaseChanged | KnownGood
+class Answered(msgspec.Struct, frozen=True, kw_only=True, tag="answered"):
+    """What became of a person's order.
+
+    Attributes:
+        reason: A key of the report's texts.
+        params: What its sentence names.
+    """
+
+    target: str
+    at: datetime
+    order_id: str
+    ok: bool
+    reason: str
+    params: Mapping[str, str] = {}
+
+
+Effect = SaveIncident | Perform | PhaseChanged | KnownGood | Answered

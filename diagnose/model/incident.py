@@ -12,6 +12,7 @@ from diagnose.model.finding import Finding
 from diagnose.model.launch import LaunchSpec, Overlay
 from diagnose.model.remedy import Step
 from diagnose.model.rule import Severity
+from diagnose.model.surroundings import Comparison
 from diagnose.model.text import Text
 
 
@@ -89,6 +90,21 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[str, ...] = ()
 
 
+class Consent(msgspec.Struct, frozen=True, kw_only=True):
+    """A person's yes to one plan; to another plan it says nothing.
+
+    Attributes:
+        forced: Whatever the mode, the brakes of caution and the budgets say.
+    """
+
+    by: str
+    remedy_id: str
+    rung: int
+    changes: tuple[str, ...]
+    until: datetime
+    forced: bool = False
+
+
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
     """One trouble of one target: the root cause, its echoes, and all that was done.
 
@@ -98,6 +114,10 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
         findings: All findings, root cause first.
         attempt: The start of the server in which it was seen last.
         held: Why nothing is done now, if so: a key of ``HoldReason`` and its detail.
+        compared: How a start that failed differs from the last healthy one; ``None`` where the start became
+            ready, or nobody looked.
+        consent: The last yes of a person to a plan.
+        rejected: Remedies that a person will not have for this incident.
     """
 
     id: str
@@ -115,3 +135,6 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     tries: tuple[Try, ...] = ()
     plan: Plan | None = None
     held: str = ""
+    compared: Comparison | None = None
+    consent: Consent | None = None
+    rejected: tuple[str, ...] = ()

@@ -154,20 +154,140 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     tokens: int = 0
 
 
-class GpuSample(msgspec.Struct, frozen=True, kw_only=True, tag="gpu"):
-    """Memory of one GPU, from NVML or the lab.
+class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """One process that holds memory of a card.
 
     Attributes:
-        own_bytes: Held by processes of the target.
+        used_bytes: ``None`` where the driver does not tell (MIG, virtual machines).
+        name: Its program, for a Python program the script: no arguments, they may hold secrets.
+        whose: ``own`` (of the target), ``leftover`` (a worker of FastDeploy above which no server runs), ``other``.
     """
 
-    target: str
-    at: datetime
+    pid: int
+    used_bytes: int | None
+    name: str = ""
+    whose: Literal["own", "leftover", "other"] = "other"
+
+
+class MigDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """One slice of a card that is split (MIG), by its ids as ``nvidia-smi -L`` and Xid lines give them."""
+
+    uuid: str
+    gpu_instance: int
+    compute_instance: int
+    total_bytes: int
+    used_bytes: int
+
+
+class GpuReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One card at one moment. What it does not tell, now or ever, is ``None``.
+
+    Attributes:
+        index: Its number as ``nvidia-smi`` counts.
+        total_bytes, used_bytes: 0 where the card does not tell. Of a lost card the last total, and nothing used.
+        own_bytes: Held by processes of the target.
+        uuid, pci: Which card it is; ``pci`` as the kernel's Xid lines write it, ``0000:41:00``.
+        state: ``lost`` (there, but the driver cannot reach it), ``gone`` (no longer there), ``absent`` (asked for by
+            ``CUDA_VISIBLE_DEVICES``, but not there), ``unreadable`` (its memory cannot be read now).
+        error: What NVML says where ``state`` is not ``ok``.
+        ordinal: The number by which the server knows it; ``None`` where it may not use it.
+        mig: The slice that is meant: then memory is that of the slice.
+        processes: The largest few, largest first.
+        slowed: Why clocks are lower than they could be: ``thermal``, ``power_brake``, ``hardware``, ``power_cap``.
+        ecc_corrected, ecc_uncorrected: Memory errors since the driver was loaded; ``_ever``: in the card's life.
+        retired_pages, remapped_rows: Memory taken out of use for errors (remapped: for uncorrectable ones);
+            ``_pending``: waits for a reset of the card; ``remap_failed``: no spare row was left.
+        pcie_width: Lanes in use, of ``pcie_most_width`` that card and slot have; so the generation.
+        nvlinks: Links that are up, of ``nvlinks_most`` that were seen up since the daemon reads the card.
+        slices: Where the card is split.
+    """
+
     index: int
     name: str
     total_bytes: int
     used_bytes: int
     own_bytes: int
+    uuid: str = ""
+    pci: str = ""
+    state: Literal["ok", "lost", "gone", "absent", "unreadable"] = "ok"
+    error: str = ""
+    ordinal: int | None = None
+    mig: str = ""
+    processes: tuple[GpuProcess, ...] = ()
+    busy_ratio: float | None = None
+    celsius: int | None = None
+    slowdown_celsius: int | None = None
+    watts: float | None = None
+    limit_watts: float | None = None
+    sm_mhz: int | None = None
+    memory_mhz: int | None = None
+    slowed: tuple[str, ...] | None = None
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None
+    ecc_corrected_ever: int | None = None
+    ecc_uncorrected_ever: int | None = None
+    retired_pages: int | None = None
+    retired_pending: bool | None = None
+    remapped_rows: int | None = None
+    remap_pending: bool | None = None
+    remap_failed: bool | None = None
+    pcie_generation: int | None = None
+    pcie_width: int | None = None
+    pcie_most_generation: int | None = None
+    pcie_most_width: int | None = None
+    pcie_replays: int | None = None
+    nvlinks: int | None = None
+    nvlinks_most: int | None = None
+    slices: tuple[MigDevice, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Which card it is, for people: its number, with the slice where it is split.
+
+        Numbers of cards that are gone are given anew: these go by their address, one never seen by what was asked for.
+        """
+        if self.index < 0 or self.state == "gone":
+            return self.pci or self.uuid
+        part = next((one for one in self.slices if one.uuid == self.mig), None)
+        return f"{self.index}:{part.gpu_instance}:{part.compute_instance}" if part else str(self.index)
+
+
+class GpuSample(GpuReading, frozen=True, kw_only=True, omit_defaults=True, tag="gpu"):
+    """What NVML, or the lab, tells of one card that the target may use."""
+
+    target: str
+    at: datetime
+
+
+class XidEvent(msgspec.Struct, frozen=True, kw_only=True, tag="xid"):
+    """The driver reported an error of a card, through NVML's events and not through the kernel's log.
+
+    Attributes:
+        index: The card's number as ``nvidia-smi`` counts.
+        pci: ``0000:41:00``.
+    """
+
+    target: str
+    at: datetime
+    index: int
+    pci: str
+    xid: int
+
+
+class Numbers(msgspec.Struct, frozen=True, kw_only=True, tag="numbers"):
+    """What a sense measured at one moment, by name; the unit stands in the name.
+
+    Attributes:
+        generation: The launch that they speak of; 0 for what belongs to none, as the host's memory.
+        values: ``server.*`` (its metrics), ``process.*`` (its tree), ``host.*``, ``gpu.*``.
+        labels: Which one was measured where there are several: ``{"gpu": "0"}``, ``{"place": "logs"}``.
+    """
+
+    target: str
+    at: datetime
+    values: Mapping[str, float]
+    generation: int = 0
+    labels: Mapping[str, str] = {}
 
 
 class ServerFacts(msgspec.Struct, frozen=True, kw_only=True, tag="facts"):
@@ -188,13 +308,40 @@ class ServerFacts(msgspec.Struct, frozen=True, kw_only=True, tag="facts"):
     config: Mapping[str, str] = {}
 
 
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True, tag="surroundings"):
+    """What stood around one start of the server: all that may explain why it fails where another did not.
+
+    Attributes:
+        facts: Name and value of each thing, by kind (`diagnose.model.surroundings.KINDS`). A kind that could
+            not be looked at is not there; one of which nothing is there is empty. Secrets are fingerprints.
+    """
+
+    target: str
+    at: datetime
+    generation: int
+    facts: Mapping[str, Mapping[str, str]]
+
+
 class SourceSilent(msgspec.Struct, frozen=True, kw_only=True, tag="silent"):
-    """A sense that cannot see, said once, with the cure."""
+    """A sense that cannot see, said once, with the cure.
+
+    Attributes:
+        kind: Why, in one word that rules can ask for; empty where a sense has but one reason.
+    """
 
     target: str
     at: datetime
     source: str
     reason: str
+    kind: str = ""
+
+
+class SourceSees(msgspec.Struct, frozen=True, kw_only=True, tag="sees"):
+    """A sense that was silent sees again."""
+
+    target: str
+    at: datetime
+    source: str
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,6 +366,46 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, tag="outcome"):
     results: tuple[StepResult, ...]
 
 
+class OutputScored(msgspec.Struct, frozen=True, kw_only=True, tag="output"):
+    """An answer of the model that a gateway handed in because it looked wrong; its text is not kept.
+
+    Attributes:
+        repetition: 0 (none) to 1 (nothing else).
+        characters: How long it was.
+        digest: The first 16 hex digits of its SHA-256, to find it again in the gateway.
+    """
+
+    target: str
+    at: datetime
+    repetition: float
+    characters: int
+    digest: str
+    request_id: str = ""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order"):
+    """What a person asks of the daemon; answered by an `diagnose.model.effect.Answered` of the same turn.
+
+    Attributes:
+        id: Chosen by who asks, to know the answer by.
+        kind: ``approve`` or ``reject`` the plan that waits, ``apply`` it whatever the mode is, ``rollback``
+            what remedies changed, ``pause`` all remedies of the target, ``resume`` them.
+        by: Who asks, as the history will name them.
+        incident: Whose plan; for ``rollback``: only what this incident changed, all where it is empty.
+        until: When an approval or a pause ends by itself.
+        why: Shown with a pause.
+    """
+
+    target: str
+    at: datetime
+    id: str
+    kind: Literal["approve", "reject", "apply", "rollback", "pause", "resume"]
+    by: str
+    incident: str = ""
+    until: datetime | None = None
+    why: str = ""
+
+
 Observation = (
     LogMatch
     | ServerStarted
@@ -226,7 +413,13 @@ Observation = (
     | ProcessExit
     | ProbeResult
     | GpuSample
+    | XidEvent
+    | Numbers
     | ServerFacts
+    | Surroundings
     | SourceSilent
+    | SourceSees
     | Outcome
+    | OutputScored
+    | Order
 )

@@ -30,7 +30,7 @@ Phase = Literal["starting", "ready"]
 
 
 class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A condition: one leaf (``pattern``, ``event`` or ``probe``) or one knot of conditions.
+    """A condition: one leaf (``pattern``, ``event``, ``probe`` or ``sample``) or one knot of conditions.
 
     Attributes:
         pattern: A regular expression in the syntax that RE2 and Hyperscan share, searched in the
@@ -40,13 +40,15 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         levels: Log levels that count (``ERROR``, ``WARNING`` ...); a line without level counts always.
         event: ``process.exit``, ``process.stall``, ``source.silent``; offline ``text.answer``: a file that is no log.
         probe: ``health`` or ``completion``.
-        where: For events and probes: label to the values that count. Labels: ``role``, ``code``,
+        sample: A number that is measured, as ``server.stalled_seconds`` (docs/writing-rules.md lists them).
+        above, below: The sample counts while it is beyond this; one that is not ends what went before.
+        where: For events, probes and samples: label to the values that count. Labels: ``role``, ``code``,
             ``signal``, ``phase``, ``answer``, ``status``, ``workers``, ``repetitive``, ``after_ready``.
         all, any, sequence: Conditions that must hold together, one of them, or in that order.
         absent: A condition that must not have held before, in the same attempt.
         count, within: How often in how long; ``within`` also bounds ``all`` and ``sequence``.
         stays: Once a line was seen, this pattern holds for the rest of that start; for context such as "it served".
-        for_: How long it must last (``for`` in YAML); for probes and events.
+        for_: How long it must last (``for`` in YAML); for probes, events and samples.
     """
 
     pattern: str | None = None
@@ -55,6 +57,9 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     levels: tuple[str, ...] = ()
     event: str | None = None
     probe: str | None = None
+    sample: str | None = None
+    above: float | None = None
+    below: float | None = None
     where: Mapping[str, tuple[str, ...]] = {}
     all: tuple[When, ...] = ()
     any: tuple[When, ...] = ()
@@ -66,9 +71,11 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     for_: Duration = msgspec.field(default=Duration(0), name="for")
 
     def __post_init__(self) -> None:
-        kinds = [self.pattern, self.event, self.probe, self.all, self.any, self.sequence]
+        kinds = [self.pattern, self.event, self.probe, self.sample, self.all, self.any, self.sequence]
         if sum(bool(kind) for kind in kinds) != 1:
-            raise ValueError("a condition is exactly one of pattern, event, probe, all, any, sequence")
+            raise ValueError("a condition is exactly one of pattern, event, probe, sample, all, any, sequence")
+        if bool(self.sample) == (self.above is None and self.below is None):
+            raise ValueError("a sample is compared: give it above or below, and nothing else has them")
         if self.stays and not self.pattern:
             raise ValueError("only a pattern can stay: put stays beside it")
         if self.count < 1:
@@ -83,16 +90,18 @@ class Clears(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         probe: This probe answers ``ok``.
         pattern: A log line says so.
         quiet: Nothing was seen of it for so long.
+        sees: This sense sees again: ``gpu``, or ``source``: the one that the finding is about.
     """
 
     ready: bool = False
     probe: str | None = None
     pattern: str | None = None
     quiet: Duration | None = None
+    sees: Literal["gpu", "source"] | None = None
 
     def __post_init__(self) -> None:
-        if not (self.ready or self.probe or self.pattern or self.quiet):
-            raise ValueError("say how the trouble ends: ready, probe, pattern or quiet")
+        if not (self.ready or self.probe or self.pattern or self.quiet or self.sees):
+            raise ValueError("say how the trouble ends: ready, probe, pattern, quiet or sees")
 
 
 class LogTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -70,12 +70,17 @@ MARKS: Mapping[str, Mark] = {
     "@engine-ready": Mark(pattern=r"FastDeploy LLM engine initialized!"),
     "@ready": Mark(
         pattern=r"Launching chat completion service at http|Application startup complete"
-        r"|Uvicorn running on |Listening at: https?:|GET /health HTTP/1\.1\"? 200"
+        r'|Uvicorn running on |Listening at: https?:|GET /health HTTP/1\.1"? 200'
     ),
     "@stopping": Mark(pattern=r"Engine shut down, exiting sub services|Exit sub services"),
     # Numbers that the arithmetic of memory can use; groups as in diagnose/capacity/parse.py.
     "@measured.kv": Mark(pattern=r"available_kv_cache_memory: ?(?P<kv>-?[\d.]+ ?\w?i?B)"),
     "@measured.block": Mark(pattern=r"model_block_memory_used: ?(?P<block_bytes>[\d.]+ ?\w?i?B)"),
+    "@measured.before": Mark(
+        pattern=r"Before running the profile, the memory usage info.{1,99}"
+        r"Device used memory: (?P<before_gib>\d+(?:\.\d+)?)"
+    ),
+    "@measured.captured": Mark(pattern=r"Warm up the model with the batch size: ?(?P<captured>\d+)"),
     "@measured.blocks": Mark(pattern=r"num_blocks_global: ?(?P<blocks>-?\d+)"),
 }
 """Lines that tell where a server is. Names as `diagnose.engine.targets.STAGES` and the engine know them."""

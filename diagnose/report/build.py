@@ -20,10 +20,12 @@ from diagnose.model.knowledge import Knowledge
 from diagnose.model.launch import Overlay
 from diagnose.model.remedy import Advice, Mode, Remedy, Risk
 from diagnose.model.rule import Rule, Severity
+from diagnose.model.surroundings import Change, Comparison
 from diagnose.model.text import Lang, Text
 from diagnose.profiles import xid
 from diagnose.report import texts
 from diagnose.report.clean import fill, fill_command, sound, stripped, unfolded
+from diagnose.report.period import Period
 
 SCHEMA = "diagnose.report/1"
 
@@ -91,11 +93,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     event: str
 
 
-class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+class Trouble(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One incident, as the report shows it.
 
     Attributes:
         attempt: The start of the server in which it was seen, from 1.
+        changed: How that start differs from the last healthy one, most suspicious first. This and all below is
+            left out where the start did not fail or nobody looked.
+        changed_since: When the last healthy start began; left out where none is known.
+        changed_more: How many further changes are not listed.
+        not_compared: Kinds of things that could not be looked at.
     """
 
     id: str
@@ -115,6 +122,19 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     consequences: tuple[Consequence, ...]
     remedies: tuple[Cure, ...]
     timeline: tuple[Event, ...]
+    changed: tuple[Change, ...] | None = None
+    changed_since: datetime | None = None
+    changed_more: int = 0
+    not_compared: tuple[str, ...] = ()
+
+    @property
+    def compared(self) -> Comparison | None:
+        """All that is said of changes, in one."""
+        if self.changed is None:
+            return None
+        return Comparison(
+            since=self.changed_since, changes=self.changed, more=self.changed_more, unseen=self.not_compared
+        )
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +144,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         incidents: Root causes first, notes (severity ``info``) last.
         unexplained: Kinds of error lines that no rule knows.
         skipped: What could not be read, and why, one sentence each.
+        period: All incidents of the journal in the time asked for, in numbers; left out for logs.
     """
 
     generated_at: datetime
@@ -133,6 +154,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     unexplained: tuple[Template, ...]
     schema: str = SCHEMA
     skipped: tuple[str, ...] = ()
+    period: Period | None = None
 
 
 def build(
@@ -145,6 +167,7 @@ def build(
     unexplained: Sequence[Template],
     lang: Lang,
     skipped: Sequence[str] = (),
+    period: Period | None = None,
 ) -> Report:
     """Make a report.
 
@@ -160,6 +183,7 @@ def build(
         incidents=tuple(trouble(one, knowledge, lang) for one in ordered),
         unexplained=tuple(_sound_template(one) for one in unexplained),
         skipped=tuple(sound(one) for one in skipped),
+        period=period,
     )
 
 
@@ -178,6 +202,7 @@ def trouble(incident: Incident, knowledge: Knowledge, lang: Lang) -> Trouble:
     title = fill(_said(rule.title, lang), labels) if rule else texts.cause_name(incident.cause, lang)
     title += _xid_name(labels, lang)
     why = rule.why if rule else _UNKNOWN_WHY
+    compared = incident.compared or Comparison()
     return Trouble(
         id=incident.id,
         target=sound(incident.target),
@@ -196,6 +221,10 @@ def trouble(incident: Incident, knowledge: Knowledge, lang: Lang) -> Trouble:
         consequences=_consequences(incident),
         remedies=_cures(incident, rule, labels, knowledge, lang),
         timeline=tuple(Event(at=one.at, event=sound(texts.entry_text(one, lang))) for one in incident.timeline),
+        changed=tuple(_sound_change(one) for one in compared.changes) if incident.compared else None,
+        changed_since=compared.since,
+        changed_more=compared.more,
+        not_compared=compared.unseen,
     )
 
 
@@ -319,11 +348,17 @@ def _sound_template(one: Template) -> Template:
     )
 
 
+def _sound_change(one: Change) -> Change:
+    before, after = (None if text is None else sound(text) for text in (one.before, one.after))
+    return msgspec.structs.replace(one, name=sound(one.name), before=before, after=after)
+
+
 def _plain(report: Report | Trouble | Sequence[Trouble]) -> object:
     """Put the schema first, and leave out what was skipped where nothing was."""
     if not isinstance(report, Report):
         return report
     fields = msgspec.structs.asdict(report)
-    if not report.skipped:
-        del fields["skipped"]
+    for name in ("skipped", "period"):
+        if not fields[name]:
+            del fields[name]
     return {"schema": fields.pop("schema"), **fields}

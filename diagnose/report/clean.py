@@ -9,6 +9,7 @@ from collections.abc import Mapping
 _GROUP = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PLAIN_WORD = re.compile(r"[\w./:@%+=,-]{1,120}", re.ASCII)
 _MOST_VALUE_CHARS = 120
+_AROUND = 24
 _HAN = r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
 _FOLDED = re.compile(rf"(?<={_HAN})\s+(?={_HAN})")
 
@@ -50,6 +51,27 @@ def unfolded(text: str) -> str:
     '先看日志，再 restart 服务'
     """
     return text if text.isascii() else _FOLDED.sub("", text)
+
+
+def apart(before: str, after: str, most: int = 60) -> tuple[str, str]:
+    """Shorten two long texts to where they differ, so that a reader sees the difference.
+
+    >>> apart("a" * 80 + ":/cuda-12.4/lib", "a" * 80 + ":/cuda-12.6/lib", 40)
+    ('…aaaaaaaaaaaaaa:/cuda-12.4/lib', '…aaaaaaaaaaaaaa:/cuda-12.6/lib')
+    """
+    if max(len(before), len(after)) <= most:
+        return before, after
+    least = min(len(before), len(after))
+    head = next((at for at in range(least) if before[at] != after[at]), least)
+    tail = next((at for at in range(least - head) if before[-1 - at] != after[-1 - at]), least - head)
+    start, end = max(head - _AROUND, 0), max(tail - _AROUND, 0)
+    return _piece(before, start, end, most), _piece(after, start, end, most)
+
+
+def _piece(text: str, start: int, end: int, most: int) -> str:
+    piece = text[start : len(text) - end]
+    shown = piece if len(piece) <= most else piece[: most - 1] + "…"
+    return ("…" if start else "") + shown + ("…" if end and shown == piece else "")
 
 
 def fill(text: str, labels: Mapping[str, str], *, most: int = _MOST_VALUE_CHARS) -> str:

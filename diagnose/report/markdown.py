@@ -12,7 +12,7 @@ from diagnose.report import texts, words
 from diagnose.report.build import Proof, Report, Trouble
 from diagnose.report.clean import visible
 
-_MOST_PROOFS, _MOST_UNEXPLAINED = 8, 20
+_MOST_PROOFS, _MOST_UNEXPLAINED, _MOST_CHANGES = 8, 20, 30
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~!])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
@@ -60,6 +60,13 @@ def _lines(report: Report, lang: Lang) -> Iterator[str]:
         yield ""
     for one in real:
         yield from _trouble(one, lang)
+    if report.period and report.period.incidents > 1:
+        yield "## " + words.say("period", lang)
+        yield ""
+        yield "| | |"
+        yield "| --- | --- |"
+        yield from (f"| {escape(name)} | {escape(value)} |" for name, value in words.period_rows(report.period, lang))
+        yield ""
     if notes:
         yield "## " + words.say("notes", lang)
         yield ""
@@ -103,6 +110,7 @@ def _trouble(one: Trouble, lang: Lang) -> Iterator[str]:
     if one.why:
         yield f"**{words.say('why', lang).strip()}** {escape(one.why)}"
         yield ""
+    yield from _changed(one, lang)
     if one.consequences:
         yield "### " + words.say("consequences", lang)
         yield ""
@@ -115,6 +123,26 @@ def _trouble(one: Trouble, lang: Lang) -> Iterator[str]:
         yield "### " + words.say("timeline", lang)
         yield ""
         yield from (f"- {texts.moment(event.at)} {escape(event.event)}" for event in one.timeline)
+        yield ""
+
+
+def _changed(one: Trouble, lang: Lang) -> Iterator[str]:
+    """Say what is not as it was when the server last started well."""
+    compared = one.compared
+    if compared is None:
+        return
+    yield f"**{escape(texts.changed_head(compared, lang))}**"
+    yield ""
+    for change in compared.changes[:_MOST_CHANGES]:
+        before, after = texts.change_sides(change)
+        kind = texts.kind_name(change.kind, lang)
+        yield "- " + escape(f"{kind}: {change.name}: {before} → {after}")
+    more = [*_more(len(compared.changes) + compared.more - _MOST_CHANGES, lang)]
+    yield from more
+    if compared.changes:
+        yield ""
+    if compared.since and compared.unseen:
+        yield escape(texts.unseen(compared.unseen, lang))
         yield ""
 
 

@@ -23,6 +23,7 @@ from diagnose.report.clean import visible
 
 _PAST = frozenset({State.RESOLVED, State.HISTORY})
 _MOST_PROOFS, _MOST_UNEXPLAINED, _MOST_PAST, _MOST_EVENTS = 3, 5, 5, 30
+_MOST_CHANGES = 12
 _LEAST_CELLS = 20
 
 _TELLING = re.compile(
@@ -108,6 +109,7 @@ def _trouble(one: Trouble, lang: Lang, width: int) -> Iterator[RenderableType]:
         yield from _cure(cure, lang)
     if one.why:
         yield _named("why", visible(one.why), lang)
+    yield from _changed(one, lang)
     if one.consequences:
         yield from _heading("consequences", lang)
     for echo in one.consequences:
@@ -136,6 +138,23 @@ def _cure(cure: Cure, lang: Lang) -> Iterator[RenderableType]:
             yield _indented(visible(change), "green", cells=6)
     if cure.command:  # never folded: it is there to be copied whole
         yield Text.assemble(("    $ ", "dim"), (visible(cure.command), "bold green"), no_wrap=True, overflow="ignore")
+
+
+def _changed(one: Trouble, lang: Lang) -> Iterator[RenderableType]:
+    """Say what is not as it was when the server last started well."""
+    compared = one.compared
+    if compared is None:
+        return
+    yield Text()
+    yield Text(texts.changed_head(compared, lang), style="bold" if compared.changes else "")
+    for change in compared.changes[:_MOST_CHANGES]:
+        before, after = texts.change_sides(change)
+        name = f"{visible(change.name)}: " if change.name else ""
+        kind = texts.kind_name(change.kind, lang)
+        yield _indented(Text.assemble((f"{kind}  ", "dim"), name, (before, "red"), " → ", (after, "green")))
+    yield from _more(len(compared.changes) + compared.more - _MOST_CHANGES, lang)
+    if compared.since and compared.unseen:
+        yield _indented(texts.unseen(compared.unseen, lang), "dim")
 
 
 def _timeline(one: Trouble, lang: Lang) -> Iterator[RenderableType]:

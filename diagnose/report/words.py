@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diagnose.model.text import Lang, Text
+from diagnose.model.rule import Severity
+from diagnose.model.text import Duration, Lang, Text
+from diagnose.report import texts
 from diagnose.report.build import Cure, Report
+from diagnose.report.period import Period, Times
 
 _WORDS: Mapping[str, Text] = {
     "healthy": Text("✓ nothing found", "✓ 未发现问题"),
@@ -22,6 +25,19 @@ _WORDS: Mapping[str, Text] = {
     "skipped": Text("Could not be read", "未能读取"),
     "more": Text("... and {count} more", "……另有 {count} 条"),
     "title": Text("Diagnosis of {target}", "{target} 诊断报告"),
+    "period": Text("In numbers", "数据汇总"),
+    "incidents": Text("incidents", "事件"),
+    "still-open": Text("still open", "尚未解决"),
+    "detected": Text("from the first proof to the incident", "首个证据到发现事件"),
+    "repaired": Text("from there to the end", "发现到恢复"),
+    "times": Text("median {median}, longest {most}", "中位数 {median}，最长 {most}"),
+    "tried": Text("{count} times, kept {kept}", "执行 {count} 次，保留 {kept} 次"),
+    "noisy": Text(
+        "ended by itself {count} times: look at the rule, or at what it watches",
+        "自行恢复 {count} 次，建议检查该规则或其监视对象",
+    ),
+    "confidence": Text("confidence", "置信度"),
+    "command": Text("Command", "命令"),
     "generated": Text("Generated {at}", "生成时间：{at}"),
 }
 
@@ -42,6 +58,41 @@ _MODES: Mapping[str, Text] = {
 def say(name: str, lang: Lang) -> str:
     """Return a heading or a fixed sentence."""
     return _WORDS[name].in_(lang)
+
+
+_SEVERITIES: Mapping[Severity, Text] = {
+    Severity.INFO: Text("note", "提示"),
+    Severity.WARNING: Text("warning", "警告"),
+    Severity.ERROR: Text("error", "错误"),
+    Severity.CRITICAL: Text("critical", "严重"),
+}
+
+
+def severity(one: Severity, lang: Lang) -> str:
+    """Name a severity."""
+    return _SEVERITIES[one].in_(lang)
+
+
+def times(one: Times, lang: Lang) -> str:
+    """Say how long something took."""
+    middle, most = (str(Duration(seconds=round(seconds, 1))) for seconds in (one.median, one.most))
+    return say("times", lang).replace("{median}", middle).replace("{most}", most)
+
+
+def period_rows(period: Period, lang: Lang) -> list[tuple[str, str]]:
+    """Put a stretch of time into rows of a table: name and value."""
+    rows = [(say("incidents", lang), str(period.incidents)), (say("still-open", lang), str(period.open))]
+    rows += [(texts.cause_name(cause, lang), str(count)) for cause, count in period.causes]
+    rows += [
+        (say(name, lang), times(found, lang))
+        for name, found in (("detected", period.detected), ("repaired", period.repaired))
+        if found
+    ]
+    for one in period.remedies:
+        told = say("tried", lang).replace("{count}", str(one.count)).replace("{kept}", str(one.kept))
+        rows.append((one.remedy, told))
+    rows += [(rule, say("noisy", lang).replace("{count}", str(count))) for rule, count in period.noisy]
+    return rows
 
 
 def aside(text: str, lang: Lang) -> str:

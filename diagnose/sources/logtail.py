@@ -126,6 +126,11 @@ class LogTail:
         files = (file.position() for file in self._files.values() if not file.is_deleted)
         return (*marks, *self._memory.values(), *files)
 
+    @property
+    def silent(self) -> frozenset[str]:
+        """The files and folders that cannot be seen now."""
+        return frozenset(self._told)
+
     def poll(self, now: datetime) -> list[LogLines | SourceSilent]:
         """Look once at everything and return what is new. Never waits and never raises `OSError`.
 

@@ -262,7 +262,8 @@ def test_the_daemon_judges_by_changed_rules_and_its_files_are_not_read_anew(tmp_
     seen = []
 
     def watcher(_state, effects):
-        seen.extend(one.incident for one in effects if isinstance(one, SaveIncident))
+        told = [one.incident for one in effects if isinstance(one, SaveIncident)]
+        seen.extend(one for one in told if one.cause != "blind_spot")  # there may be no cards to watch here
 
     async def scenario(daemon):
         old = daemon.knowledge

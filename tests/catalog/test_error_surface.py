@@ -14,7 +14,21 @@ from diagnose.profiles import fastdeploy
 
 SURFACE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "fastdeploy-error-surface.jsonl"
 LEVELS = {"ERROR", "CRITICAL", "EXCEPTION"}
-LEAST = 0.9
+LEAST = 0.95
+OFTEN = 10
+HEAD = f"{'ERROR':8} 2026-03-01 08:00:12,001 4177  engine.py[line:213] "
+NO_CAUSE = {
+    "fd-shutdown-04": "harmless: on the way down the cache process had ended already",
+    "fd-ipc-11": "too vague: one client that went away writes the same line",
+    "fd-engine-07": "an envelope: the error that it carries is logged, and known, by its own line",
+    "fd-kv-cache-12": "harmless: the request waits and is scheduled again",
+    "fd-kv-cache-13": "harmless: the request waits and is scheduled again",
+    "fd-repetition-09": "harmless: the answer is passed on as it is",
+    "fd-http-13": "harmless: the metrics port of a server without an engine says so",
+    "fd-control-11": "an envelope: the rank's own log says what failed",
+}
+"""Rows that no rule should know, and why."""
+
 VALUES = {
     "addr": "10.0.0.7:8188",
     "args": "--max_model_len 32768",
@@ -56,29 +70,38 @@ def filled(template):
 def as_written(row):
     """Put a row's text into a line of the format of its stream."""
     text, stream = filled(row["template"]), row["stream"]
+    if given := re.search(r"body (\{.*\})", stream):
+        return LogTest(log=given[1])
     if re.match(r"HTTP|.*HTTP body", stream) or text.startswith("{"):
         body = text if text.startswith("{") else json.dumps({"error": {"message": text, "code": None}})
         return LogTest(log=body)
     kind = fastdeploy.stream_of(re.split(r"[ /]", stream.replace("N", "0").replace("<dev>", "0"))[0])
+    head = HEAD if kind not in {"unknown", "worker", "kernel", "launch", "console"} else ""
     if "traceback" in stream or row["level"] == "EXCEPTION":
         named = re.match(r"(?:\w+\.)*\w*(?:Error|Exception|Exit)\b", text)
         last = text if named else f"ValueError: {text}"
-        return LogTest(log=f'Traceback (most recent call last):\n  File "a.py", line 3, in main\n{last}', stream=kind)
-    if kind in {"unknown", "worker", "kernel", "launch", "console"}:
-        return LogTest(log=text, stream=kind)
-    return LogTest(log=f"{'ERROR':8} 2026-03-01 08:00:12,001 4177  engine.py[line:213] {text}", stream=kind)
+        above = f"{head}an error occurred, " if head else ""  # a logger's own file holds no bare traceback
+        frames = f'{above}Traceback (most recent call last):\n  File "a.py", line 3, in main'
+        return LogTest(log=f"{frames}\n{last}", stream=kind)
+    return LogTest(log=f"{head}{text}", stream=kind)
 
 
-def test_most_errors_that_the_server_can_tell_are_known(capsys):
-    known = load.load()
-    matcher = cache.matcher(known)
+def is_known(row, knowledge, matcher):
+    """Say whether some rule knows the row, at once or when it comes again and again."""
+    once = as_written(row)
+    often = LogTest(log="\n".join([once.log or ""] * OFTEN), stream=once.stream)
+    return any(check.found_by(knowledge, matcher, log) for log in (once, often))
+
+
+def test_errors_that_the_server_can_tell_are_known_or_it_is_said_why_not(capsys):
+    knowledge = load.load()
+    matcher = cache.matcher(knowledge)
     rows = [json.loads(line) for line in SURFACE.read_text(encoding="utf-8").splitlines() if line.strip()]
     rows = [row for row in rows if row["level"] in LEVELS]
-    missed = [row for row in rows if not check.found_by(known, matcher, as_written(row))]
+    missed = [row["id"] for row in rows if not is_known(row, knowledge, matcher)]
     share = 1 - len(missed) / len(rows)
     with capsys.disabled():
         print(f"\nerror surface: {len(rows) - len(missed)} of {len(rows)} known ({share:.3f})")
-        for row in missed:
-            print(f"  {row['id']}: {row['template'][:120]!r} ({row['stream']})")
 
+    assert sorted(missed) == sorted(NO_CAUSE), "unknown without a reason, or a reason that is no longer needed"
     assert share >= LEAST

@@ -77,5 +77,12 @@ def test_both_languages_name_the_same_groups():
     assert [name for name, text in TEXTS if fields(text.en) != fields(text.zh)] == []
 
 
+def test_each_command_can_be_typed_as_it_stands():
+    parts = {name: re.split(r"; |&& ", rule.command) for name, rule in SHIPPED.rules.items() if rule.command}
+    wrong = [name for name, said in parts.items() if any(re.match(r"-|\w+=|.*\.\.\.$", one) for one in said)]
+
+    assert wrong == []
+
+
 def test_both_ways_of_loading_give_the_same():
     assert load.load(fresh=True) == load.load()

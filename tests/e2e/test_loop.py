@@ -124,7 +124,6 @@ def test_a_worker_that_is_killed_while_serving_is_found_and_the_server_started_a
     [
         pytest.param("model-missing", "model_not_found", id="model missing"),
         pytest.param("cuda-mismatch", "driver_too_old", id="driver too old"),
-        pytest.param("port-taken", "port_in_use", id="port taken"),
     ],
 )
 def test_what_no_restart_can_cure_is_named_and_left_to_a_person(site, fault, cause):

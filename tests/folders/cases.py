@@ -331,6 +331,14 @@ def _crashed_before(host: Host) -> None:
     host.start().ready().many(4).stop()
 
 
+def _full_before(host: Host) -> None:
+    """The card was full under load; started again at once, and well since: only the rank's own words are left."""
+    host.start(faults="oom-serving@0.8").ready().many(3)
+    host.says("launch_worker.log", "Container failed").stop()
+    age(host.logs, timedelta(seconds=30))
+    host.start().ready().many(4).stop()
+
+
 def _nearly_full(host: Host) -> None:
     host.start("--gpu-memory-utilization", "0.95").ready().many(8, max_tokens=30).stop()
 
@@ -364,6 +372,7 @@ HEALTHY: tuple[Case, ...] = tuple(
         _both("restarted", _restarted),
         _both("failed-long-ago", _failed_long_ago, history=("quantization_unsupported",)),
         _both("crashed-before", _crashed_before, history=("worker_crash",)),
+        _both("full-before", _full_before, history=("gpu_oom_runtime",)),
         _both("nearly-full", _nearly_full),
         _both("slow", _slow),
         _both("hostile", _hostile),

@@ -225,7 +225,7 @@ _STAMP = re.compile(r"(?P<date>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?P<part>[,.]\d{3}
 _ORDINARY = {
     "2.4": (
         "INFO     {at} 2301  token_processor.py[line:402] Request: chatcmpl-{n} token ratio: 31.5",
-        "INFO     {at} 2301  token_processor.py[line:408] Request: chatcmpl-{n} finished, number of generated tokens: 4.",
+        "INFO     {at} 2301  token_processor.py[line:8] Request: chatcmpl-{n} finished, number of generated tokens: 4.",
         "INFO     {at} 2301  common_engine.py[line:888] Cache task with request_id (chatcmpl-{n})",
     ),
     "2.6": (

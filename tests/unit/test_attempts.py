@@ -78,7 +78,7 @@ def test_a_start_that_failed_before_its_mark_is_known_by_the_other_files():
 
 
 def last_words(*rows):
-    """Make lines from file, kind, seconds and text, and date them by the launcher."""
+    """Make lines from file, kind, seconds, text and mark, and date them by who noticed."""
     made = [
         LogMatch(
             target="t",
@@ -90,9 +90,9 @@ def last_words(*rows):
             attempt=1,
             text=text,
             level=None,
-            hits=(Hit("some.rule", 0),),
+            hits=(Hit("some.rule", 0), *(Hit(mark, 0) for mark in marks)),
         )
-        for number, (source, stream, seconds, text) in enumerate(rows)
+        for number, (source, stream, seconds, text, *marks) in enumerate(rows)
     ]
     return [(one.at - NOON).total_seconds() for one in attempts.settle(made)]
 
@@ -120,3 +120,28 @@ def test_without_a_launcher_nothing_is_dated_anew():
 
 def test_other_files_keep_their_dates():
     assert last_words(("fastdeploy.log", "engine", 5, "a line"), FAILED) == [5, 7200]
+
+
+CRASH = ("workerlog.0", "worker", 5, "FatalError: it crashed", "@fatal")
+READY = ("console.log", "console", 60, "it serves", "@ready")
+STOPPED = ("fastdeploy.log", "engine", 3600, "Engine shut down", "@stopping")
+
+
+def test_without_a_launcher_a_rank_that_died_in_a_start_that_served_died_after_it_was_ready():
+    assert last_words(CRASH, READY, STOPPED) == [3600, 60, 3600]
+
+
+def test_a_start_that_never_served_dates_no_crash_anew():
+    assert last_words(CRASH, STOPPED) == [5, 3600]
+
+
+def test_what_stands_above_the_crash_keeps_its_date():
+    assert last_words(("workerlog.0", "worker", 5, "loading"), CRASH, READY, STOPPED) == [5, 3600, 60, 3600]
+
+
+def test_a_warning_of_a_rank_that_lives_is_not_dated_anew():
+    assert last_words(("workerlog.0", "worker", 5, "a warning"), READY, STOPPED) == [5, 60, 3600]
+
+
+def test_the_launcher_knows_better_when_a_rank_died():
+    assert last_words(CRASH, READY, FAILED) == [7199.999, 60, 7200]

@@ -213,9 +213,9 @@ class World(msgspec.Struct, frozen=True):
         base = weights + int(self.early * total) + 500 * MIB
         peak = int(activation_bytes(self.shape, at) * self.activations)
         if base > total:
-            return self._oom("load", at, weights, 256 * MIB, 0)
+            return self._oom("load", at, 256 * MIB, 0)
         if base + peak > total:
-            return self._oom("profile", at, weights, peak, total - base)
+            return self._oom("profile", at, peak, total - base)
         room = int(total * at.gpu_memory_utilization) - base - peak
         each = block_bytes(self.shape, at)
         blocks = min(room // each, 40000)
@@ -224,10 +224,11 @@ class World(msgspec.Struct, frozen=True):
         free = total - base - peak - blocks * each
         wanted = capture_bytes(self.shape, at) + int(self.late * total)
         if wanted > free:
-            return self._oom("capture", at, weights + peak + blocks * each, wanted // 4, free % (wanted // 4))
+            return self._oom("capture", at, wanted // 4, free % (wanted // 4))
         return None
 
-    def _oom(self, phase, at, allocated, requested, available):
+    def _oom(self, phase, at, requested, available):
+        allocated = self.on.total_bytes - available
         if not self.tells:
             return Measured(at=at, failed=Failed(phase=phase))
         failed = Failed(phase=phase, requested_bytes=requested, allocated_bytes=allocated, available_bytes=available)

@@ -129,3 +129,34 @@ def segfault(pid: int, unix: int) -> str:
         " ***]\n"
         f"  [SignalInfo: *** SIGSEGV (@0x0) received by PID {pid} (TID 0x7f{unix:x}) from PID 0 ***]\n\n"
     )
+
+
+_CUDA = "(at /paddle/paddle/phi/backends/gpu/cuda/cuda_info.cc:{line})"
+SPOKEN = {
+    "bug": "TypeError: unsupported operand type(s) for +: 'NoneType' and 'int'",
+    "disk": "OSError: [Errno 28] No space left on device",
+    "host-memory": "MemoryError: Unable to allocate 3.05 GiB for an array with shape (51712, 8, 3840)",
+    "illegal-access": (
+        "OSError: (External) CUDA error(700), an illegal memory access was encountered. \n  [Hint:"
+        " 'cudaErrorIllegalAddress'. The device encountered a load or store instruction on an invalid memory address."
+        f" ] {_CUDA.format(line=267)}"
+    ),
+    "library": "ImportError: libcudart.so.12: cannot open shared object file: No such file or directory",
+    "nccl": (
+        "OSError: (External) NCCL error(2), unhandled system error. \n  [Hint: 'ncclSystemError'. System call (e.g."
+        " socket, malloc) or external library call failed and device error. ] (at"
+        " /paddle/paddle/phi/core/distributed/nccl_comm_context.cc:61)"
+    ),
+    "no-kernel": (
+        "OSError: (External) CUDA error(209), no kernel image is available for execution on the device. \n  [Hint:"
+        " 'cudaErrorNoKernelImageForDevice'. This indicates that there is no kernel image available that is suitable"
+        f" for the device. ] {_CUDA.format(line=274)}"
+    ),
+    "shm": "OSError: [Errno 28] No space left on device: '/dev/shm/paddle_4711_0'",
+}
+"""Last words of a worker: the fault ``worker-error``, one line a kind."""
+
+
+def spoken(kind: str, frames: tuple[tuple[str, int, str, str], ...]) -> str:
+    """A worker's traceback that ends in the words of one kind; ``silent`` has none."""
+    return worker_traceback(SPOKEN[kind], *frames) if kind in SPOKEN else ""

@@ -272,7 +272,8 @@ class Handler(MetricsHandler):
         prompt = answers.prompt_of(body, chat=chat)
         pieces = tokens(prompt)
         limit = answers.check_lengths(body, len(pieces), args.max_model_len)
-        made, reason = answer(prompt, limit, loops=self._loops(len(pieces)), least=self._least(body, limit))
+        loop = self._loop(len(pieces))
+        made, reason = answer(prompt, limit, loop=loop, least=self._least(body, limit))
         name = str(body.get("request_id") or ("chatcmpl-" if chat else "cmpl-") + str(uuid.uuid4()))
         request = Request(name, pieces[: args.max_model_len - 1], made, limit)
         self._log_request(request, prompt)
@@ -304,9 +305,12 @@ class Handler(MetricsHandler):
     def _least(body: dict[str, Any], limit: int) -> int:
         return limit + 1 if body.get("ignore_eos") else int(body.get("min_tokens") or 0)
 
-    def _loops(self, length: int) -> bool:
+    def _loop(self, length: int) -> str | None:
+        """Words that the answer repeats without end; empty for the usual ones, None for a good answer."""
         fault = self.server.service.settings.fault("repetition")
-        return fault is not None and length > fault.number("tokens", 200)
+        if fault is None or length <= fault.number("tokens", 200):
+            return None
+        return fault.params.get("words", "")
 
     def _log_content(self, text: str) -> None:
         settings = self.server.service.settings

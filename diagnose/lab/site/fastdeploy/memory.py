@@ -64,7 +64,11 @@ class Shape:
 
 def read_shape(folder: str, name: str = "config.json") -> Shape:
     """Read the shape from a model's folder."""
-    config: dict[str, Any] = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+    return shape_of(json.loads((Path(folder) / name).read_text(encoding="utf-8")))
+
+
+def shape_of(config: dict[str, Any]) -> Shape:
+    """Read the shape from a decoded ``config.json``."""
     heads = int(config["num_attention_heads"])
     experts = _first_int(config, "moe_num_experts", "n_routed_experts", "num_experts")
     layers = int(config["num_hidden_layers"])
@@ -109,9 +113,17 @@ class Hidden:
     neighbour: int
 
 
-def draw_hidden(seed: int, total: int) -> Hidden:
-    """Draw the overheads of one card (``total`` bytes): the same seed, the same card."""
+def draw_hidden(seed: int, total: int, *, share: float | None = None) -> Hidden:
+    """Draw the overheads of one card: the same seed, the same card.
+
+    Args:
+        seed: Which card.
+        total: Its bytes.
+        share: What the overheads together may take of it, 0 to 1; the usual sizes of a driver where not given.
+    """
     dice = random.Random(seed)
+    if share is not None:
+        return _drawn_share(dice, total, share)
     return Hidden(
         context=min(int(total * dice.uniform(0.02, 0.04)), 600 * MIB),
         fragmentation=dice.uniform(0.005, 0.04),
@@ -119,6 +131,22 @@ def draw_hidden(seed: int, total: int) -> Hidden:
         capture=dice.uniform(0.8, 1.6),
         workspace=min(int(total * dice.uniform(0.005, 0.015)), 500 * MIB),
         neighbour=int(total * dice.uniform(0.005, 0.04)) if dice.random() < 0.3 else 0,
+    )
+
+
+def _drawn_share(dice: random.Random, total: int, share: float) -> Hidden:
+    """Split a share of the card; weights that fill it lose ``fragmentation``, so that counts in full."""
+    fragmentation = min(dice.uniform(0.005, 0.04), share / 2)
+    fixed = total * (share - fragmentation)
+    context, workspace, neighbour = dice.uniform(0.3, 0.6), dice.uniform(0.1, 0.4), dice.random()
+    whole = context + workspace + (neighbour if dice.random() < 0.4 else 0.0)
+    return Hidden(
+        context=int(fixed * context / whole),
+        fragmentation=fragmentation,
+        activation=dice.uniform(0.9, 1.5),
+        capture=dice.uniform(0.8, 1.6),
+        workspace=int(fixed * workspace / whole),
+        neighbour=max(int(fixed * (whole - context - workspace) / whole), 0),
     )
 
 

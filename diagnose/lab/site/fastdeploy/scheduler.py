@@ -108,7 +108,10 @@ class Scheduler:
 
     def _due(self, name: str) -> bool:
         fault = self._settings.fault(name)
-        return fault is not None and time.monotonic() - self._ready_at >= (fault.at or 0.0)
+        due = fault is not None and time.monotonic() - self._ready_at >= (fault.at or 0.0)
+        if due:
+            self._settings.struck(name)
+        return due
 
     def _run(self) -> None:
         credit, last = 0.0, time.monotonic()

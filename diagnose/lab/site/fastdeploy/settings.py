@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fastdeploy.faults import Fault, parse_faults
 
@@ -45,6 +48,13 @@ class Settings:
     def fault(self, name: str) -> Fault | None:
         """Find a fault that is meant for this start."""
         return next((f for f in self.faults if f.name == name and f.active(self.start)), None)
+
+    def struck(self, name: str) -> None:
+        """Write down when a fault came about, the first time: who measures wants to know it."""
+        path = Path(self.gpus) / f"struck-{name}"
+        if self.gpus and not path.exists():
+            with contextlib.suppress(OSError), path.open("x") as file:
+                file.write(str(time.time()))
 
 
 def read_settings() -> Settings:

@@ -132,11 +132,15 @@ def tokens(text: str) -> list[str]:
     return pieces
 
 
-def answer(prompt: str, limit: int, *, loops: bool, least: int = 0) -> tuple[list[str], str]:
-    """Give the answer's tokens, at most ``limit``, and why it ends (``stop`` or ``length``)."""
+def answer(prompt: str, limit: int, *, loop: str | None, least: int = 0) -> tuple[list[str], str]:
+    """Give the answer's tokens, at most ``limit``, and why it ends (``stop`` or ``length``).
+
+    Args:
+        loop: Words to repeat until the limit, empty for some of our own; None for a good answer.
+    """
     chinese = bool(_HAN.search(prompt))
-    if loops:
-        unit = tokens(_LOOP[chinese])
+    if loop is not None:
+        unit = tokens(loop or _LOOP[chinese])
         return [unit[n % len(unit)] for n in range(limit)], "length"
     dice = random.Random(hashlib.sha256(prompt.encode("utf-8", "replace")).digest())
     wanted = max(least, dice.randint(24, 90))

@@ -237,6 +237,9 @@ class Worker:
             self._forced_oom(errors.LOAD)
         if self.settings.fault("exit-zero"):
             raise WorkerError(errors.worker_traceback("RuntimeError: weight not found in state_dict !", *errors.LOAD))
+        said = self.settings.fault("worker-error")
+        if said and said.at is None:
+            raise WorkerError(errors.spoken(said.params.get("kind", ""), errors.LOAD))
 
     def _size_cache(self) -> None:
         if self.args.do_profile:
@@ -368,7 +371,10 @@ class Worker:
         fault = self.settings.fault(name)
         if fault is None or int(fault.number("rank", 0)) != self.rank:
             return False
-        return time.monotonic() - self.ready_at >= (fault.at if fault.at is not None else 1.0)
+        due = time.monotonic() - self.ready_at >= (fault.at if fault.at is not None else 1.0)
+        if due:
+            self.settings.struck(name)
+        return due
 
     def _serving_faults(self) -> None:
         if self._due("worker-killed"):
@@ -379,6 +385,9 @@ class Worker:
             os.kill(os.getpid(), signal.SIGSEGV)
         if self._due("oom-serving"):
             self._forced_oom(errors.SERVE)
+        said = self.settings.fault("worker-error")
+        if said and said.at is not None and self._due("worker-error"):
+            raise WorkerError(errors.spoken(said.params.get("kind", ""), errors.SERVE))
 
     def _flood(self) -> None:
         fault = self.settings.fault("log-flood")

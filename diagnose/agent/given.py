@@ -1,0 +1,65 @@
+"""What the operator gave for a server that runs already, and that is not what runs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from diagnose.agent.config import TargetConfig
+from diagnose.launch.spec import diff, fastdeploy_part, set_flag
+from diagnose.model.launch import LaunchSpec
+from diagnose.ports import Handle
+
+QUEUE_FLAGS = ("--engine-worker-queue-port", "--cache-queue-port")
+"""Flags that the daemon chooses where the operator does not."""
+
+
+class Unused(msgspec.Struct, frozen=True, kw_only=True):
+    """A server was taken over as it runs, although something else was given.
+
+    Attributes:
+        pid: Of the server.
+        changes: What was given, against what runs; a line each, secrets hidden.
+    """
+
+    pid: int
+    changes: tuple[str, ...]
+
+
+def chosen(config: TargetConfig) -> frozenset[str]:
+    """Return the flags whose values are the daemon's own choice."""
+    words = {word.partition("=")[0] for word in config.command}
+    return frozenset(flag for flag in QUEUE_FLAGS if flag not in words)
+
+
+def unused_command(config: TargetConfig, wanted: LaunchSpec, runs: LaunchSpec, handle: Handle) -> Unused | None:
+    """Compare the command that was given with the operator's command of the server that runs.
+
+    Args:
+        wanted: The command, as it would be started.
+        runs: Without what remedies laid over it.
+
+    Raises:
+        ConfigError: One of them starts no FastDeploy server.
+    """
+    runs, wanted = _plain(runs, config), _plain(wanted, config)
+    told = list(diff(runs, wanted))
+    if handle.instance:  # of one that somebody else started, /proc tells more words and variables than were given
+        program, given = (spec.argv[: fastdeploy_part(spec.argv)] for spec in (runs, wanted))
+        told += [f"{' '.join(program)} -> {' '.join(given)}"] if program != given else []
+    else:
+        named = {f"env {name}" for name in config.env}
+        told = [line for line in told if not line.startswith("env ") or " ".join(line.split()[:2]) in named]
+    return Unused(pid=handle.pid, changes=tuple(told)) if told else None
+
+
+def unused_attach(number: int, handle: Handle, pids: frozenset[int]) -> Unused | None:
+    """Compare the port or process that was given with the server that runs."""
+    if number in {handle.pid, handle.ports.http, *pids}:
+        return None
+    return Unused(pid=handle.pid, changes=(f"--attach {handle.ports.http or handle.pid} -> {number}",))
+
+
+def _plain(spec: LaunchSpec, config: TargetConfig) -> LaunchSpec:
+    for flag in chosen(config):
+        spec = set_flag(spec, flag, None)
+    return spec

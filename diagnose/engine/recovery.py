@@ -1,0 +1,129 @@
+"""The way back: a failed change does not stay in force, and a server that served and is down is started again.
+
+Brakes stop harm. To undo, and to start what is down anyway, is none; but a pause is a pause, and what fails is
+tried again ever more seldom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+import msgspec
+
+from diagnose.engine import brakes, incidents, plan
+from diagnose.engine.policy import Policy
+from diagnose.engine.targets import Target
+from diagnose.model.incident import Incident, Intent, Plan, State
+from diagnose.model.launch import Overlay
+from diagnose.model.remedy import EvidenceKeep, Mode, ServerRestart, Verify
+from diagnose.model.rule import Severity
+from diagnose.model.text import Text
+
+SOON = timedelta(minutes=1)
+"""A brake that ends sooner is waited for: two restarts in a row help nobody."""
+
+_PAUSES = (timedelta(0), timedelta(minutes=1), timedelta(minutes=5), timedelta(minutes=15), timedelta(hours=1))
+"""Between two ways back that did not help; the last one for ever."""
+
+_DOWN = frozenset({"failed", "stopped"})
+
+
+class Due(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done now, and in whose history it is told."""
+
+    plan: Plan
+    incident: Incident
+
+
+def due(target: Target, own: Collection[Incident], policy: Policy, *, now: datetime) -> Due | None:
+    """Say what must be put back now, or started again.
+
+    To be asked when nothing else is under way, or soon to be.
+
+    Args:
+        own: The target's incidents.
+    """
+    mode = min((policy.mode, policy.modes.get(f"target:{target.name}", policy.mode)), key=lambda one: one.rank)
+    live = [one for one in own if one.state in incidents.LIVE and one.severity is not Severity.INFO]
+    if target.desired is None or mode is Mode.OBSERVE or brakes.paused(policy, target, now):
+        return None
+    if any(one.state is State.PENDING for one in live):
+        return None
+    failed = tuple(one for one in target.overlays if one not in target.proven)
+    if failed:
+        return _undone(target, own, failed, now)
+    return _started_again(target, live, policy, now) if mode is Mode.AUTO else None
+
+
+def intent(found: Due, target: Target, *, now: datetime) -> Intent:
+    """Make the intent; there is at most one in a turn, so its time makes it one of its own."""
+    return Intent(
+        id=f"{found.incident.id}-undo-{now:%Y%m%dT%H%M%S.%f}",
+        incident_id=found.incident.id,
+        target=target.name,
+        generation=target.generation,
+        at=now,
+        plan=found.plan,
+        undo=True,
+    )
+
+
+def _undone(target: Target, own: Collection[Incident], failed: tuple[Overlay, ...], now: datetime) -> Due | None:
+    """Undo what was tried and did not help; what serves although its trouble is over has a chance to prove itself."""
+    known = {one.id: one for one in own}
+    owner = known.get(failed[-1].incident_id)
+    while owner and (into := known.get(owner.timeline[-1].params.get("into", ""))):
+        owner = into  # it was part of another trouble
+    down = target.phase in _DOWN
+    if owner is None or (owner.state not in incidents.LIVE and not down):
+        return None
+    again = bool(target.recoveries and owner.tries and target.recoveries[-1] >= owner.tries[-1].at)
+    if again and not _rested(target, now):
+        return None
+    return Due(plan=_back(target, restart=not down or _served(target)), incident=owner)
+
+
+def _started_again(target: Target, live: Collection[Incident], policy: Policy, now: datetime) -> Due | None:
+    """Start what served before and is down, when no remedy does."""
+    down = target.phase == "failed" or (target.phase == "stopped" and target.slipped)
+    if not (down or _hangs(target, live, policy, now)) or not live or not _served(target) or not _rested(target, now):
+        return None
+    if brakes.restarts_spent(target, policy, now):
+        return None
+    newest = max(live, key=lambda one: (one.attempt, one.last_seen, one.id))
+    return Due(plan=_back(target, restart=True), incident=newest)
+
+
+def _hangs(target: Target, live: Collection[Incident], policy: Policy, now: datetime) -> bool:
+    """Say whether a start has a trouble that nothing cured, and has not become ready for far too long."""
+    within = policy.within or Verify().within
+    late = target.phase == "starting" and target.started_at and now - target.started_at >= within
+    return bool(late) and any(
+        one.attempt == target.generation and one.severity is Severity.CRITICAL and one.findings[0].fresh for one in live
+    )
+
+
+def _served(target: Target) -> bool:
+    """Say whether the settings to go back to are known to work."""
+    if target.good is not None:
+        return True
+    spec = plan.effective(target, target.proven)
+    return any(one.stage == "ready" and one.spec.argv == spec.argv for one in target.starts)
+
+
+def _rested(target: Target, now: datetime) -> bool:
+    tried = target.recoveries
+    return not tried or now - tried[-1] >= _PAUSES[min(len(tried), len(_PAUSES) - 1)]
+
+
+def _back(target: Target, *, restart: bool) -> Plan:
+    return Plan(
+        remedy_id="rollback" if target.overlays != target.proven else "recovery",
+        rung=0,
+        title=Text("Back to the last settings known to be good", "恢复到最近一次正常的设置"),
+        steps=(EvidenceKeep(), ServerRestart()) if restart else (),
+        before=plan.effective(target),
+        after=plan.effective(target, target.proven),
+        overlays=target.proven,
+    )

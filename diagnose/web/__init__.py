@@ -1,0 +1,1 @@
+"""The daemon's door: an HTTP API on a socket in its state folder."""
