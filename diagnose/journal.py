@@ -96,18 +96,18 @@ class Journal:
             JournalError: Nothing of the turn was written.
         """
         grave = bool(turn.effects or also) or any(isinstance(one, Outcome) for one in turn.observations)
+
+        def whole(db: sqlite3.Connection) -> None:
+            self._write(turn, state, kept)
+            if also:
+                also(db)
+
         try:
-            with self._lock, _rollback_on_error(self._db):
-                self._db.execute(f"PRAGMA synchronous = {'FULL' if grave else 'NORMAL'}")
-                self._db.execute("BEGIN IMMEDIATE")
-                self._write(turn, state, kept)
-                if also:
-                    also(self._db)
-                self._db.execute("COMMIT")
-                self._behind = False
-        except sqlite3.Error as error:
+            self.write(whole, grave=grave)
+        except JournalError:
             self._behind = True
-            raise JournalError(f"the journal cannot be written: {error}. Make room on its disk.") from error
+            raise
+        self._behind = False
 
     def _write(self, turn: Turn, state: State, kept: Mapping[str, bytes]) -> None:
         at = turn.at.isoformat()
@@ -139,12 +139,7 @@ class Journal:
         Raises:
             JournalError: It was not written.
         """
-        try:
-            with self._lock:
-                self._db.execute("PRAGMA synchronous = FULL")
-                self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, value))
-        except sqlite3.Error as error:
-            raise JournalError(f"the journal cannot be written: {error}. Make room on its disk.") from error
+        self.write(lambda db: db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, value)))
 
     def write(self, also: Also, *, grave: bool = True) -> None:
         """Write in a transaction of its own; any thread.
@@ -168,13 +163,15 @@ class Journal:
         """Read with the daemon's own hold on the file; any thread.
 
         Raises:
-            JournalError: It cannot be read.
+            JournalError: It cannot be read, or not be understood.
         """
         try:
             with self._lock:
                 return question(self._db)
         except sqlite3.Error as error:
             raise JournalError(f"{self._path}: {error}. Is its disk sound?") from error
+        except msgspec.MsgspecError as error:
+            raise _strange(self._path, error) from error
 
     def kept(self) -> dict[str, bytes]:
         """Return all that was kept, by name."""
@@ -217,18 +214,15 @@ def seen(folder: Path, since: datetime, until: datetime) -> list[Observation]:
     Raises:
         JournalError: There is no journal, or it cannot be read.
     """
-    path = folder / FILE
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as db:
-            rows = db.execute(
-                "SELECT observations FROM turns WHERE at BETWEEN ? AND ? ORDER BY seq",
-                (since.astimezone(timezone.utc).isoformat(), until.astimezone(timezone.utc).isoformat()),
-            ).fetchall()
+
+    def question(db: sqlite3.Connection) -> list[Observation]:
+        rows = db.execute(
+            "SELECT observations FROM turns WHERE at BETWEEN ? AND ? ORDER BY seq",
+            (since.astimezone(timezone.utc).isoformat(), until.astimezone(timezone.utc).isoformat()),
+        ).fetchall()
         return [one for (blob,) in rows for one in codec.decode(blob, tuple[Observation, ...])]
-    except sqlite3.Error as error:
-        raise JournalError(f"{path}: {error}. Is it readable for this user?") from error
-    except msgspec.MsgspecError as error:
-        raise _strange(path, error) from error
+
+    return look(folder, question)
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,8 +238,7 @@ def look(folder: Path, question: Callable[[sqlite3.Connection], T]) -> T:
     """Ask something of the journal beside a running daemon, without disturbing it; all of it from one moment.
 
     Raises:
-        JournalError: There is none.
-        sqlite3.Error: It cannot be read.
+        JournalError: There is none, or it cannot be read.
     """
     path = folder / FILE
     if not path.exists():
@@ -253,10 +246,15 @@ def look(folder: Path, question: Callable[[sqlite3.Connection], T]) -> T:
             f"{path}: no journal here. Start the daemon first (diagnose run -- COMMAND), "
             "or name its folder (--state-dir DIR)."
         )
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as db:
-        _check_version(db, path)
-        db.execute("BEGIN")
-        return question(db)
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as db:
+            _check_version(db, path)
+            db.execute("BEGIN")
+            return question(db)
+    except sqlite3.Error as error:
+        raise JournalError(f"{path}: {error}. Is it readable for this user?") from error
+    except msgspec.MsgspecError as error:
+        raise _strange(path, error) from error
 
 
 def read(folder: Path) -> Snapshot:
@@ -265,28 +263,18 @@ def read(folder: Path) -> Snapshot:
     Raises:
         JournalError: There is none, or it cannot be read.
     """
-    path = folder / FILE
 
-    def question(db: sqlite3.Connection) -> tuple[tuple[str, bytes] | None, list[tuple[bytes]], dict[str, bytes]]:
-        return (
-            db.execute("SELECT at, value FROM state").fetchone(),
-            db.execute("SELECT value FROM incidents ORDER BY last_seen DESC LIMIT 1000").fetchall(),
-            dict(db.execute("SELECT name, value FROM kept").fetchall()),
-        )
-
-    try:
-        row, rows, kept = look(folder, question)
-    except sqlite3.Error as error:
-        raise JournalError(f"{path}: {error}. Is it readable for this user?") from error
-    try:
+    def question(db: sqlite3.Connection) -> Snapshot:
+        row = db.execute("SELECT at, value FROM state").fetchone()
+        incidents = db.execute("SELECT value FROM incidents ORDER BY last_seen DESC LIMIT 1000").fetchall()
         return Snapshot(
             at=datetime.fromisoformat(row[0]).astimezone(timezone.utc) if row else None,
             state=codec.decode(row[1], State) if row else State(),
-            incidents=tuple(codec.decode(value, Incident) for (value,) in rows),
-            kept=kept,
+            incidents=tuple(codec.decode(value, Incident) for (value,) in incidents),
+            kept=dict(db.execute("SELECT name, value FROM kept").fetchall()),
         )
-    except msgspec.MsgspecError as error:
-        raise _strange(path, error) from error
+
+    return look(folder, question)
 
 
 def _check_version(db: sqlite3.Connection, path: Path) -> None:

@@ -60,19 +60,20 @@ class Outbox:
 
     def incident(self, name: str) -> Incident | None:
         """Find an incident that the mind has let go of already."""
-        with contextlib.suppress(JournalError, msgspec.MsgspecError):
-            found = self.journal.ask(
-                lambda db: db.execute("SELECT value FROM incidents WHERE id = ?", (name,)).fetchone()
-            )
+
+        def question(db: sqlite3.Connection) -> Incident | None:
+            found = db.execute("SELECT value FROM incidents WHERE id = ?", (name,)).fetchone()
             return codec.decode(found[0], Incident) if found else None
+
+        with contextlib.suppress(JournalError):
+            return self.journal.ask(question)
         return None
 
     def saving(self, before: Book, after: Book, posts: Sequence[Post]) -> Also | None:
         """Return what writes the changes of the book and these posts, and what could not be written before."""
         changes = _changes(before, after)
-        rows = [row for row in self._unsaved.values() if row.post.kind != "again"]
-        fresh = [one for one in posts if one.kind != "again"]
-        if not changes and not rows and not fresh:
+        fresh = [*(row.post for row in self._unsaved.values()), *(one for one in posts if one.kind != "again")]
+        if not changes and not fresh:
             return None
 
         def also(db: sqlite3.Connection) -> None:
@@ -83,7 +84,7 @@ class Outbox:
             db.executemany(
                 "DELETE FROM alert_book WHERE name = ?", [(name,) for name, value in changes.items() if value is None]
             )
-            _insert(db, [*(row.post for row in rows), *fresh])
+            _insert(db, fresh)
 
         return also
 
@@ -99,11 +100,11 @@ class Outbox:
             self._unsaved.clear()
         for post in posts:
             line = self.rows[post.receiver]
-            if post.kind == "again":  # newer words replace older ones
+            if again := post.kind == "again":  # newer words replace older ones
                 line[:] = [row for row in line if row.post.kind != "again" or row.post.key != post.key]
-            row = Row(post=post, kept=kept and post.kind != "again")
+            row = Row(post=post, kept=kept and not again)
             line.append(row)
-            if not kept:
+            if not kept and not again:
                 self._unsaved[post.id] = row
         return {post.receiver for post in posts}
 
@@ -125,22 +126,19 @@ class Outbox:
         receiver = rows[0].post.receiver
         self.health[receiver] = health
         if state != WAITING:
-            gone = {id(row) for row in rows}
+            gone = set(rows)
             line = self.rows[receiver]
-            line[:] = [row for row in line if id(row) not in gone]
-        names = [(state, now.isoformat(), row.tries, error, row.post.id) for row in rows if row.kept]
-        lost = [row.post for row in rows if not row.kept and row.post.kind != "again"]
-        for row in rows:
-            if state == SENT or row.post.kind == "again":
+            line[:] = [row for row in line if row not in gone]
+        lost = [row for row in rows if state == DEAD and not row.kept and row.post.kind != "again"]
+        kept = [row for row in rows if row.kept]
+        told = [(state, now.isoformat(), row.tries, error, row.post.id) for row in (*kept, *lost)]
+        if state == SENT:
+            for row in rows:
                 self._unsaved.pop(row.post.id, None)
 
         def also(db: sqlite3.Connection) -> None:
-            if state == DEAD:
-                _insert(db, lost)
-            dead = [(state, now.isoformat(), 1, error, post.id) for post in lost] if state == DEAD else []
-            db.executemany(
-                "UPDATE posts SET state = ?, done_at = ?, tries = ?, error = ? WHERE id = ?", [*names, *dead]
-            )
+            _insert(db, [row.post for row in lost])
+            db.executemany("UPDATE posts SET state = ?, done_at = ?, tries = ?, error = ? WHERE id = ?", told)
             _save_health(db, receiver, health)
 
         self._note(also, grave=state != WAITING)
@@ -219,11 +217,13 @@ def read(folder: Path) -> Seen:
     return _ask(folder, look, Seen())
 
 
-def posts(folder: Path, *, state: str = "", receiver: str = "", ids: str = "", most: int = 100) -> list[Letterhead]:
+def posts(
+    folder: Path, *, state: str = "", receiver: str = "", incident: str = "", most: int = 100
+) -> list[Letterhead]:
     """Read posts, newest first.
 
     Args:
-        ids: Only those of this incident.
+        incident: Only those of this one.
 
     Raises:
         JournalError: There is no journal, or it cannot be read.
@@ -233,7 +233,7 @@ def posts(folder: Path, *, state: str = "", receiver: str = "", ids: str = "", m
         rows = db.execute(
             "SELECT value, state, done_at, tries, error FROM posts WHERE (? = '' OR state = ?) "
             "AND (? = '' OR receiver = ?) AND (? = '' OR id LIKE '%/' || ? || '/%') ORDER BY at DESC, id DESC LIMIT ?",
-            (state, state, receiver, receiver, ids, ids, most),
+            (state, state, receiver, receiver, incident, incident, most),
         ).fetchall()
         return [
             Letterhead(
@@ -249,15 +249,12 @@ def posts(folder: Path, *, state: str = "", receiver: str = "", ids: str = "", m
     return _ask(folder, look, [])
 
 
-def _ask(folder: Path, look: Callable[[sqlite3.Connection], T], nothing: T) -> T:
-    try:
-        return journal.look(folder, look)
-    except sqlite3.OperationalError as error:
-        if "no such table" in str(error):
-            return nothing
-        raise JournalError(f"{folder}: {error}. Is it readable for this user?") from error
-    except msgspec.MsgspecError as error:
-        raise JournalError(f"{folder}: written by another version of diagnose ({error}). Use that version.") from error
+def _ask(folder: Path, question: Callable[[sqlite3.Connection], T], nothing: T) -> T:
+    def asked(db: sqlite3.Connection) -> T:
+        known = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'posts'").fetchone()
+        return question(db) if known else nothing
+
+    return journal.look(folder, asked)
 
 
 def _changes(before: Book, after: Book) -> dict[str, bytes | None]:

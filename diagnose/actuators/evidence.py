@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from diagnose.launch.secrets import hidden, without_secrets
 from diagnose.model.incident import Intent, Plan
 from diagnose.model.remedy import Step
 from diagnose.model.text import Text
-from diagnose.ports import GpuUnavailableError
+from diagnose.ports import GpuUnavailableError, Member
 
 TAIL_BYTES = 256 * 1024
 MOST_LOGS = 64
@@ -87,34 +87,17 @@ class KeepEvidence:
             if tail is not None:
                 (logs / f"{count:02d}-{_plain(path.name)}").write_bytes(tail)
                 count += 1
-        (draft / "processes.txt").write_text(self._processes(), encoding="utf-8")
-        (draft / "stacks.txt").write_text(self._dump(self._pythons()), encoding="utf-8")
-        (draft / "gpus.json").write_bytes(self._cards())
+        handle = self._server.handle
+        members = self._server.controller.tree(handle) if handle else ()
+        (draft / "processes.txt").write_text(_processes(members), encoding="utf-8")
+        (draft / "stacks.txt").write_text(self._dump(_pythons(members)), encoding="utf-8")
+        (draft / "gpus.json").write_bytes(self._cards(members))
         before = msgspec.json.format(msgspec.json.encode(without_secrets(intent.plan.before)), indent=1)
         (draft / "launch.json").write_bytes(before)
         return count
 
-    def _processes(self) -> str:
-        handle = self._server.handle
-        members = self._server.controller.tree(handle) if handle else ()
-        rows = [
-            f"{one.pid}\t{one.role}\t{one.cpu_seconds:.1f} s\t{one.rss_bytes >> 20} MiB\t"
-            + " ".join(hidden(one.command))
-            for one in members
-        ]
-        return "\n".join(["pid\trole\tcpu\trss\tcommand", *rows, ""])
-
-    def _pythons(self) -> list[int]:
-        """Return the processes whose stacks tell where the server stands: main and workers first."""
-        handle = self._server.handle
-        members = self._server.controller.tree(handle) if handle else ()
-        found = [one for one in members if any("python" in Path(word).name for word in one.command[:1])]
-        order = ("main", "worker", "cache", "launcher", "other")
-        return [one.pid for one in sorted(found, key=lambda one: order.index(one.role))]
-
-    def _cards(self) -> bytes:
-        handle, gpu = self._server.handle, self._server.gpu
-        pids = {one.pid for one in self._server.controller.tree(handle)} if handle else set()
+    def _cards(self, members: Sequence[Member]) -> bytes:
+        gpu, pids = self._server.gpu, {one.pid for one in members}
         try:
             return msgspec.json.format(msgspec.json.encode(list(gpu.read(pids)) if gpu else []), indent=1)
         except GpuUnavailableError as error:
@@ -127,6 +110,21 @@ class KeepEvidence:
         for place, path in enumerate(by_age, start=2):
             if place > self._most or path.stat().st_mtime < oldest:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _processes(members: Iterable[Member]) -> str:
+    rows = [
+        f"{one.pid}\t{one.role}\t{one.cpu_seconds:.1f} s\t{one.rss_bytes >> 20} MiB\t" + " ".join(hidden(one.command))
+        for one in members
+    ]
+    return "\n".join(["pid\trole\tcpu\trss\tcommand", *rows, ""])
+
+
+def _pythons(members: Iterable[Member]) -> list[int]:
+    """Return the processes whose stacks tell where the server stands: main and workers first."""
+    found = [one for one in members if one.command and "python" in Path(one.command[0]).name]
+    order = ("main", "worker", "cache", "launcher", "other")
+    return [one.pid for one in sorted(found, key=lambda one: order.index(one.role))]
 
 
 def _tail(path: Path) -> bytes | None:

@@ -23,6 +23,7 @@ from diagnose.model.launch import LaunchSpec
 from diagnose.model.remedy import ServerRestart, Step
 from diagnose.model.text import Text
 from diagnose.ports import Controller, GpuReader, GpuUnavailableError, Handle, StopReport
+from diagnose.sources.facts import config_values
 from diagnose.sources.gpu import chosen
 
 _GRACE = timedelta(seconds=30)
@@ -155,7 +156,9 @@ class Server:
 def _taken(spec: LaunchSpec) -> int | None:
     """Return a port of the command on which somebody listens now."""
     try:
-        ports = (settings.http_port(spec), *settings.queue_ports(spec), *settings.cache_ports(spec))
+        flags = config_values(spec)
+        queues = (*settings.queue_ports(spec, config=flags), *settings.cache_ports(spec, config=flags))
+        ports = (settings.http_port(spec, flags), *queues)
     except ConfigError:  # no command of FastDeploy: nothing is known of its ports
         return None
     return next((port for port in ports if not _free(port)), None)

@@ -18,10 +18,10 @@ MOST_BYTES = 64 * 1024
 CURE = "no stacks: py-spy is not installed. Install it beside diagnose: python -m pip install py-spy\n"
 
 
-def find() -> str | None:
-    """Return py-spy from PATH or from the environment that diagnose itself runs in."""
+def find() -> str:
+    """Return py-spy from PATH or from the environment that diagnose itself runs in; empty where it is in neither."""
     beside = Path(sys.executable).parent / "py-spy"
-    return shutil.which("py-spy") or (str(beside) if beside.is_file() else None)
+    return shutil.which("py-spy") or (str(beside) if beside.is_file() else "")
 
 
 def dump(
@@ -34,11 +34,11 @@ def dump(
     """Return the stacks of these processes; of one that gave none, why. Never raises.
 
     Args:
-        program: py-spy; looked for where not given.
+        program: py-spy; looked for where not given, the empty text where there is none.
         each_seconds, all_seconds: How long one process, and all of them, may take.
     """
-    program = program or find()
-    if program is None:
+    program = find() if program is None else program
+    if not program:
         return CURE
     deadline = time.monotonic() + all_seconds
     told = []

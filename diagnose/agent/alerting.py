@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 import anyio
@@ -23,7 +22,7 @@ from diagnose.notices.book import Book
 from diagnose.notices.config import Alerts
 from diagnose.notices.decide import World
 from diagnose.notices.post import Post
-from diagnose.notices.question import Ask, AskAck, AskDrill, AskResend, AskSilence, Said
+from diagnose.notices.question import Ask, AskAck, AskDrill, AskResend, AskSilence, AskUnsilence, Said
 from diagnose.outbox import Outbox
 from diagnose.ports import Clock
 from diagnose.receivers import make
@@ -31,11 +30,14 @@ from diagnose.receivers.courier import Courier
 
 _LAST_WORDS_S = 3.0
 
+BookAsk = AskSilence | AskUnsilence | AskAck | AskDrill
+"""What a turn answers, since it changes the book."""
+
 
 class _Asked:
     """One who asks, and waits."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: BookAsk) -> None:
         self.ask = ask
         self.said: Said | None = None
         self.given = anyio.Event()
@@ -62,7 +64,6 @@ class Alerting:
         self._answered: list[_Asked] = []
         self._posts: list[Post] = []
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells whole URLs, and those are secrets
-        self._client: Callable[[], httpx.AsyncClient] = lambda: httpx.AsyncClient(follow_redirects=False)
         self._senders = senders
         self._couriers: dict[str, Courier] = {}
 
@@ -104,7 +105,7 @@ class Alerting:
 
     async def run(self) -> None:
         """Bring messages until cancelled."""
-        async with self._client() as client, anyio.create_task_group() as tasks:
+        async with httpx.AsyncClient() as client, anyio.create_task_group() as tasks:
             for one in self.config.receivers:
                 courier = Courier(
                     one,
@@ -141,7 +142,7 @@ class Alerting:
         self._answered = asked
         return book
 
-    def _said(self, book: Book, ask: Ask, world: World, now: datetime) -> tuple[Book, Said]:
+    def _said(self, book: Book, ask: BookAsk, world: World, now: datetime) -> tuple[Book, Said]:
         if isinstance(ask, AskSilence):
             strange = [one for one in ask.targets if one not in self.targets]
             return (book, self._no_target(strange[0])) if strange else asks.silence(book, ask, now)
@@ -151,8 +152,6 @@ class Alerting:
             if ask.target not in self.targets:
                 return book, self._no_target(ask.target)
             return asks.drill(book, ask, world, now)
-        if isinstance(ask, AskResend):
-            return book, self._resend(ask)
         return asks.unsilence(book, ask, now)
 
     def _no_target(self, name: str) -> Said:
@@ -162,9 +161,10 @@ class Alerting:
         names = [one.name for one in self.config.receivers]
         if ask.receiver and ask.receiver not in names:
             return Said(ok=False, reason="no-receiver", params={"name": ask.receiver, "names": ", ".join(names)})
-        count = 0
-        with contextlib.suppress(JournalError):
+        try:
             count = self.outbox.resend(ask.receiver)
+        except JournalError as error:
+            return Said(ok=False, reason="not-written", params={"error": str(error)})
         for courier in self._couriers.values():
             courier.wake()
         return Said(ok=count > 0, reason="resend" if count else "nothing-to-resend", params={"count": str(count)})

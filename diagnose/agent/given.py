@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from diagnose.agent.config import TargetConfig
@@ -41,7 +43,8 @@ def unused_command(config: TargetConfig, wanted: LaunchSpec, runs: LaunchSpec, h
     Raises:
         ConfigError: One of them starts no FastDeploy server.
     """
-    runs, wanted = _plain(runs, config), _plain(wanted, config)
+    own = chosen(config)
+    runs, wanted = without(runs, own), without(wanted, own)
     told = list(diff(runs, wanted))
     if handle.instance:  # of one that somebody else started, /proc tells more words and variables than were given
         program, given = (spec.argv[: fastdeploy_part(spec.argv)] for spec in (runs, wanted))
@@ -59,7 +62,8 @@ def unused_attach(number: int, handle: Handle, pids: frozenset[int]) -> Unused |
     return Unused(pid=handle.pid, changes=(f"--attach {handle.ports.http or handle.pid} -> {number}",))
 
 
-def _plain(spec: LaunchSpec, config: TargetConfig) -> LaunchSpec:
-    for flag in chosen(config):
+def without(spec: LaunchSpec, flags: Iterable[str]) -> LaunchSpec:
+    """Return a command without these flags."""
+    for flag in flags:
         spec = set_flag(spec, flag, None)
     return spec

@@ -31,7 +31,6 @@ from diagnose.errors import ConfigError, ControllerError, JournalError
 from diagnose.launch import settings
 from diagnose.launch.config import lookup
 from diagnose.launch.flags import accepted
-from diagnose.launch.spec import set_flag
 from diagnose.model import codec
 from diagnose.model.incident import Intent, Plan
 from diagnose.model.launch import LaunchSpec, Overlay
@@ -47,7 +46,6 @@ from diagnose.model.observation import (
     SourceSilent,
     StepResult,
 )
-from diagnose.model.remedy import ServerRestart
 from diagnose.model.text import Text
 from diagnose.ports import Clock, GpuReader, Handle
 from diagnose.profiles import fastdeploy
@@ -229,9 +227,7 @@ class Session:
         overlays: tuple[Overlay, ...] = ()
         if target.desired and _same_wish(target.desired, spec):
             spec = self.desired = target.desired  # with the ports of last time
-            restarts = [
-                one.plan for one in cut_short if any(isinstance(step, ServerRestart) for step in one.plan.steps)
-            ]
+            restarts = [one.plan for one in cut_short if one.plan.restarts]
             overlays = restarts[-1].overlays if restarts else target.overlays
         after = effective(msgspec.structs.replace(target, desired=spec), overlays)
         title = Text("first start", "首次启动")
@@ -514,13 +510,7 @@ class Session:
 
 def _same_wish(before: LaunchSpec, now: LaunchSpec) -> bool:
     """Say whether two commands differ in nothing but the internal ports, which the daemon chooses."""
-
-    def plain(spec: LaunchSpec) -> LaunchSpec:
-        for flag in given.QUEUE_FLAGS:
-            spec = set_flag(spec, flag, None)
-        return spec
-
-    return plain(before) == plain(now)
+    return given.without(before, given.QUEUE_FLAGS) == given.without(now, given.QUEUE_FLAGS)
 
 
 def _free_ports(count: int) -> list[int]:

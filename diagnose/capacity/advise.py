@@ -9,9 +9,9 @@ from typing import NamedTuple
 import msgspec
 
 from diagnose.capacity.bill import Bill, fits, known_of, size, write
-from diagnose.capacity.learn import Known, Point
+from diagnose.capacity.learn import Known
 from diagnose.capacity.memory import GIB
-from diagnose.capacity.moves import NO_OVERRIDE, TWO_SIDED, change, coupled, nearest, values
+from diagnose.capacity.moves import TWO_SIDED, change, coupled, nearest, values
 from diagnose.capacity.settings import (
     BLOCKS,
     GRAPH,
@@ -108,7 +108,7 @@ def advise(
         return _advice(known, settings, sound, now)
     flags = [flag for flag in dict.fromkeys(allow) if flag in accepted and values(flag, settings)]
     limits = _Limits(accepted, follow=TOKENS not in flags)
-    base, flags = _counting(settings, flags, accepted)
+    base, flags = _counting(settings, flags)
     for belief in _beliefs(known, measured, failures):
         if not _can_fit(belief, base, flags, limits):
             continue
@@ -119,12 +119,10 @@ def advise(
     return _nothing(known, settings, now)
 
 
-def _counting(settings: Settings, flags: Sequence[str], accepted: Collection[str]) -> tuple[Settings, list[str]]:
+def _counting(settings: Settings, flags: Sequence[str]) -> tuple[Settings, list[str]]:
     """Take an override of the blocks out, where that is allowed: the server counts better than anybody."""
-    left = [flag for flag in flags if flag != BLOCKS]
-    if left == list(flags) or BLOCKS not in accepted:
-        return settings, left
-    return change(settings, BLOCKS, NO_OVERRIDE), left
+    base = change(settings, BLOCKS, None) if BLOCKS in flags else settings
+    return base, [flag for flag in flags if flag != BLOCKS]
 
 
 def _search(known: Known, base: Settings, flags: Sequence[str], limits: _Limits) -> Settings | None:
@@ -308,7 +306,7 @@ def _smallest_card(known: Known, settings: Settings) -> int | None:
 
     def enough(gib: object) -> bool:
         larger = msgspec.structs.replace(known.card, total_bytes=int(str(gib)) * GIB)
-        return write(elsewhere(known, larger), settings).fits
+        return fits(known.elsewhere(larger), settings)
 
     found = nearest(sizes, enough, ordered=True)
     return None if found is None else int(str(found)) * GIB
@@ -319,16 +317,6 @@ def _smallest_ranks(known: Known, settings: Settings) -> int | None:
         if ranks <= settings.tensor_parallel or known.shape.heads % ranks:
             continue
         wider = msgspec.structs.replace(settings, tensor_parallel=ranks)
-        if write(elsewhere(known, known.card), wider).fits:
+        if fits(known.elsewhere(known.card), wider):
             return ranks
     return None
-
-
-def elsewhere(known: Known, card: Card) -> Known:
-    """Take what is known to another card, or to this one with other neighbours: a failure here is none there."""
-    more = card.foreign_bytes - known.card.foreign_bytes
-
-    def moved(point: Point | None) -> Point | None:
-        return point and msgspec.structs.replace(point, size=point.size + more)
-
-    return msgspec.structs.replace(known, card=card, failed=(), base=moved(known.base), anchor=moved(known.anchor))

@@ -93,6 +93,21 @@ def bill(
     return write(known_of(shape, settings, card, measured, failures), settings)
 
 
+def again(shape: ModelShape, settings: Settings, card: Card, failures: Sequence[Measured], *, before: Card) -> Bill:
+    """Work out whether settings that failed fit now, after others have given back memory of the card.
+
+    What the failures taught of sizes counts; that they failed does not.
+
+    Args:
+        shape: The model.
+        settings: The flags that failed.
+        card: One GPU, as it is now.
+        failures: What those starts told, oldest first, each with its settings.
+        before: The card as it was then.
+    """
+    return write(learn(shape, before, failures).elsewhere(card), settings)
+
+
 def known_of(
     shape: ModelShape,
     settings: Settings,
@@ -126,10 +141,9 @@ def fits(known: Known, settings: Settings) -> bool:
 def _sum(known: Known, at: Settings) -> _Sums:
     total, used, after = known.card.total_bytes, known.used(at), known.after(at)
     each, needed, override = known.block(at), known.needed(at), at.num_gpu_blocks_override
-    share = int(total * at.gpu_memory_utilization)
-    room = share - used.size - used.margin
+    room = int(total * at.gpu_memory_utilization) - used.size - used.margin
     blocks = min(max(room // each, 0), MOST_BLOCKS) if override is None else override
-    kv = max(override * each if override is not None else min(share - used.size, MOST_BLOCKS * each), 0)
+    kv = max(known.kv(at, used), 0)
     weight = known.weight(at)
     load = weight.size + weight.margin + known.contexts().size + known.card.foreign_bytes + known.early
     # Where the use before the profile run was measured, the weights are in it.

@@ -224,12 +224,26 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
         saved = max(graphs - capture_bytes(self.shape, at), 0)
         return max(late.size - saved, late.size // 4)
 
-    def kv(self, at: Settings) -> int:
-        """Return the bytes that the server gives the KV cache; may be negative."""
+    def kv(self, at: Settings, used: Amount | None = None) -> int:
+        """Return the bytes that the server gives the KV cache; may be negative.
+
+        Args:
+            at: The settings.
+            used: What `used` says of them, where that is known already.
+        """
         if at.num_gpu_blocks_override is not None:
             return at.num_gpu_blocks_override * self.block(at)
-        room = int(self.card.total_bytes * at.gpu_memory_utilization) - self.used(at).size
+        room = int(self.card.total_bytes * at.gpu_memory_utilization) - (used or self.used(at)).size
         return min(room, MOST_BLOCKS * self.block(at))
+
+    def elsewhere(self, card: Card) -> Known:
+        """Return the same for another card, or this one with other neighbours: a failure here is none there."""
+        more = card.foreign_bytes - self.card.foreign_bytes
+
+        def moved(point: Point | None) -> Point | None:
+            return point and msgspec.structs.replace(point, size=point.size + more)
+
+        return msgspec.structs.replace(self, card=card, failed=(), base=moved(self.base), anchor=moved(self.anchor))
 
 
 def learn(shape: ModelShape, card: Card, starts: Sequence[Measured]) -> Known:

@@ -58,8 +58,7 @@ def weight_bytes(shape: ModelShape, quantization: str | None, tp: int) -> int:
     table = shape.vocab * shape.hidden * (1 if shape.tied_embeddings else 2)
     tower = shape.tower_params if isinstance(shape, Shape) else 0
     split = _dense_params(shape) * dense + _expert_params(shape) * experts + 2 * table
-    whole = 2 * (_dense_params(shape) + _expert_params(shape) + table + tower)
-    unknown = max((shape.checkpoint_bytes or 0) - whole, 0)
+    unknown = max((shape.checkpoint_bytes or 0) - 2 * parameters(shape), 0)
     return int((split + unknown) / tp + 2 * tower)
 
 

@@ -28,9 +28,6 @@ _USEFUL_LENGTH = 1024
 """A server of shorter sequences helps nobody: never go below, unless the operator is there already."""
 _USEFUL_TOKENS, _MILD_TOKENS = 256, 2048
 
-NO_OVERRIDE = 0
-"""In the place of a number of blocks: none is set."""
-
 TWO_SIDED = frozenset({UTILIZATION})
 """Flags where both less and more can help, so that no value tells about the next."""
 
@@ -66,7 +63,7 @@ def values(flag: str, present: Settings, *, keep: int = 0, mild: bool = False) -
     if flag == GRAPH:
         return (without_graphs(s.graph_config),) if s.cudagraph else ()
     if flag == BLOCKS and s.num_gpu_blocks_override is not None:
-        return (NO_OVERRIDE,)  # the server counts for itself again
+        return (None,)  # the server counts for itself again
     return ()
 
 
@@ -103,7 +100,7 @@ def change(settings: Settings, flag: str, value: object) -> Settings:
         LENGTH: {"max_model_len": value},
         QUANTIZATION: {"quantization": value},
         GRAPH: {"graph_config": value, "cudagraph": False},
-        BLOCKS: {"num_gpu_blocks_override": value or None},
+        BLOCKS: {"num_gpu_blocks_override": value},
     }
     return msgspec.structs.replace(settings, **fields[flag])
 

@@ -51,11 +51,11 @@ _LINES = (
 )
 
 _PHASES: Mapping[str, Phase] = {
-    "weights": "load",
-    "profile": "profile",
-    "kv-allocation": "kv",
-    "capture": "capture",
-    "serving": "serving",
+    "gpu.oom.weights": "load",
+    "gpu.oom.profile": "profile",
+    "gpu.oom.kv-allocation": "kv",
+    "gpu.oom.capture": "capture",
+    "gpu.oom.serving": "serving",
 }
 
 
@@ -80,7 +80,7 @@ def phase_of(rule_id: str) -> Phase:
     >>> phase_of("gpu.oom.capture"), phase_of("kvcache.too-few-blocks")
     ('capture', '')
     """
-    return _PHASES.get(rule_id.removeprefix("gpu.oom."), "") if rule_id.startswith("gpu.oom.") else ""
+    return _PHASES.get(rule_id, "")
 
 
 def measured_from(
@@ -96,10 +96,9 @@ def measured_from(
         labels: The named groups of the rules that fired. Sizes: ``size`` (what was asked for),
             ``allocated``, ``available``, ``weights``, ``context``, ``peak``, ``kv``, ``block_bytes``,
             ``capture``, ``before`` (or ``before_gib``, without a unit). Numbers: ``blocks``, ``needed`` and
-            ``captured``. And ``phase``: load, profile, kv, capture or
-            serving.
+            ``captured``. And ``phase``: load, profile, kv, capture or serving.
         at: The settings of that start.
-        rule_id: The rule; its last word tells the phase, as in ``gpu.oom.capture``.
+        rule_id: The rule, which may tell the phase (`phase_of`).
         lines: Text of the evidence; numbers in known lines are taken where no label has them.
     """
     found = {**_from_lines(lines), **{name: value for name, value in labels.items() if value}}
@@ -133,7 +132,7 @@ def measured_from(
 def _before(labels: Mapping[str, str]) -> int | None:
     """Return what was in use before the profile run; the server writes GiB without a unit."""
     gib = labels.get("before_gib")
-    return parse_bytes(f"{gib}GiB") if gib else _size(labels, "before")
+    return _size({**labels, "before": f"{gib}GiB"} if gib else labels, "before")
 
 
 def _from_lines(lines: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from diagnose.cli import ask
 from diagnose.cli.place import add_common, language, state_dir
-from diagnose.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,8 +55,7 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         write(as_json(seen, found), None)
     else:
-        width = screen_width()
-        write(drawn(_table(found, lang), width), None)
+        write(drawn(_table(found, lang), screen_width()), None)
     return int(bool(seen.dead) or any(one.since for one in seen.health.values()))
 
 
@@ -102,29 +100,10 @@ def put(folder: Path, asked: Ask) -> Said:
     Raises:
         InputError: None answers, or it does not understand.
     """
-    import httpx
-    import msgspec
-
     from diagnose.notices.question import Said
     from diagnose.web.api import ALERTS
-    from diagnose.web.door import short_path
 
-    try:
-        with short_path(folder) as path, httpx.Client(transport=httpx.HTTPTransport(uds=path)) as client:
-            answer = client.post(f"http://diagnose{ALERTS}", content=msgspec.json.encode(asked), timeout=_PATIENCE_S)
-    except (OSError, httpx.ConnectError) as error:
-        raise InputError(
-            f"no daemon answers in {folder} ({error}). Start it (diagnose run --config FILE), name its folder "
-            "(--state-dir DIR), or become its user."
-        ) from error
-    except httpx.HTTPError as error:
-        raise InputError(
-            f"the daemon in {folder} does not answer ({type(error).__name__}). See diagnose status, then ask again."
-        ) from error
-    try:
-        return msgspec.json.decode(answer.content, type=Said)
-    except msgspec.MsgspecError as error:
-        raise InputError(f"the daemon says: {answer.text[:500]}. Is it of the same version?") from error
+    return ask.post(folder, ALERTS, asked, Said)
 
 
 def as_json(seen: Seen, found: Sequence[Letterhead]) -> str:

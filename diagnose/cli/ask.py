@@ -8,17 +8,16 @@ import os
 import secrets
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from diagnose.cli.place import language, state_dir
 from diagnose.errors import InputError
 
 if TYPE_CHECKING:
     from diagnose.journal import Snapshot
-    from diagnose.model.effect import Answered
     from diagnose.model.incident import Incident
-    from diagnose.model.observation import Order
 
+T = TypeVar("T")
 EXIT_OBEYED, EXIT_REFUSED = 0, 2
 _PATIENCE_S = 30.0
 
@@ -33,21 +32,27 @@ def tell(args: argparse.Namespace, kind: str, *, target: str, incident: str = ""
         InputError: No daemon looks after the state folder.
     """
     from diagnose.model import codec
+    from diagnose.model.effect import Answered
     from diagnose.model.observation import Order
     from diagnose.report import texts
+    from diagnose.web.api import ORDERS
 
     now = datetime.now(timezone.utc)
     lasting: timedelta | None = getattr(args, "lasting", None)
     given = {"target": target, "kind": kind, "by": who(), "incident": incident, "why": why}
     until = now + lasting if lasting else None
     order = codec.convert({**given, "id": secrets.token_hex(4), "at": now, "until": until}, Order)
-    answer = ask(state_dir(args), order)
+    answer = post(state_dir(args), ORDERS, order, Answered)
     print(texts.answer_text(answer, language(args)))
     return EXIT_OBEYED if answer.ok else EXIT_REFUSED
 
 
-def ask(folder: Path, order: Order) -> Answered:
+def post(folder: Path, path: str, asked: object, kind: type[T]) -> T:
     """Ask the daemon of a state folder.
+
+    Args:
+        path: Of its API.
+        kind: What it answers with.
 
     Raises:
         InputError: None answers, or it does not understand.
@@ -56,13 +61,11 @@ def ask(folder: Path, order: Order) -> Answered:
     import msgspec
 
     from diagnose.model import codec
-    from diagnose.model.effect import Answered
-    from diagnose.web.api import ORDERS
     from diagnose.web.door import short_path
 
     try:
-        with short_path(folder) as path, httpx.Client(transport=httpx.HTTPTransport(uds=path)) as client:
-            answer = client.post(f"http://diagnose{ORDERS}", content=codec.encode(order), timeout=_PATIENCE_S)
+        with short_path(folder) as socket, httpx.Client(transport=httpx.HTTPTransport(uds=socket)) as client:
+            answer = client.post(f"http://diagnose{path}", content=codec.encode(asked), timeout=_PATIENCE_S)
     except (OSError, httpx.ConnectError) as error:
         raise InputError(
             f"no daemon answers in {folder} ({error}). Start it (diagnose run ...), name its folder (--state-dir DIR), "
@@ -73,7 +76,7 @@ def ask(folder: Path, order: Order) -> Answered:
             f"the daemon in {folder} does not answer ({type(error).__name__}). See diagnose status, then ask again."
         ) from error
     try:
-        return codec.decode(answer.content, Answered)
+        return codec.decode(answer.content, kind)
     except msgspec.MsgspecError as error:
         raise InputError(f"the daemon says: {answer.text[:500]}. Is it of the same version?") from error
 
@@ -94,7 +97,7 @@ def one_target(snapshot: Snapshot, wanted: str | None) -> str:
         return names[0]
     if wanted in names:
         return wanted or ""
-    problem = f"no target {wanted!r}" if wanted else "which target?"
+    problem = f"no target {wanted!r}." if wanted else "which target?"
     raise InputError(f"{problem} There are: {', '.join(names) or 'none'}. Name one with --target.")
 
 

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
     from rich.table import Table
@@ -186,14 +186,18 @@ def _spelled(advice: Advice, lang: Lang) -> dict[str, object]:
     return {"changes": changes, "costs": advice.costs.in_(lang)}
 
 
+def _chosen(lang: Lang) -> Callable[[str, str], str]:
+    """Return what takes the English or the Chinese of two texts."""
+    return lambda en, zh: zh if lang == "zh" else en
+
+
 def _print_table(shape: Shape, now: Bill, advice: Advice, others: Sequence[Advice], lang: Lang) -> None:
     from rich.console import Console
     from rich.text import Text as Rich
 
     from diagnose.capacity.bill import size
 
-    def say(en: str, zh: str) -> str:
-        return zh if lang == "zh" else en
+    say = _chosen(lang)
 
     console = Console(soft_wrap=True, highlight=False)
     ranks = now.settings.tensor_parallel
@@ -220,8 +224,7 @@ def _bill_table(now: Bill, lang: Lang) -> Table:
 
     from diagnose.capacity.bill import NAMES, size
 
-    def say(en: str, zh: str) -> str:
-        return zh if lang == "zh" else en
+    say = _chosen(lang)
 
     table = Table()
     heading = say("memory of each card", "每张卡的显存") if now.settings.tensor_parallel > 1 else say("memory", "显存")
@@ -247,8 +250,7 @@ def _notes(shape: Shape, now: Bill, lang: Lang) -> list[str]:
     from diagnose.capacity.memory import weight_bytes
     from diagnose.capacity.settings import MOST_BLOCKS
 
-    def say(en: str, zh: str) -> str:
-        return zh if lang == "zh" else en
+    say = _chosen(lang)
 
     found = []
     settings = now.settings
@@ -276,8 +278,7 @@ def _print_advice(console: Console, advice: Advice, others: Sequence[Advice], la
     from rich.table import Table
     from rich.text import Text as Rich
 
-    def say(en: str, zh: str) -> str:
-        return zh if lang == "zh" else en
+    say = _chosen(lang)
 
     console.print()
     if not advice.changes:

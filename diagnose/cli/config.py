@@ -32,6 +32,10 @@ def run_check(args: argparse.Namespace) -> int:
 
     config = read_config(Path(args.file), Config)
     knowledge = wiring.knowledge_of(config)
+    for receiver in config.alerts.receivers:
+        from diagnose.receivers import make
+
+        make.sender(receiver, config.alerts)
     wrong = 0
     for target in config.targets:
         if target.command:

@@ -74,7 +74,7 @@ def watch(folder: Path, incident: str, names: Sequence[str], lasting: timedelta,
     told: set[str] = set()
     deadline = time.monotonic() + lasting.total_seconds() + _MORE_S
     while True:
-        news = outbox.posts(folder, ids=incident)
+        news = outbox.posts(folder, incident=incident)
         for one in reversed(news):
             if one.post.id not in told and (one.state != outbox.WAITING or one.error):
                 told.add(one.post.id)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def add(subparsers: Any) -> None:
     """Register the commands."""
-    parser = subparsers.add_parser("remedies", help="list remedies; plan one for an incident")
+    parser = subparsers.add_parser(
+        "remedies", help="list remedies; plan one for an incident, approve, reject or undo it"
+    )
     commands = parser.add_subparsers(dest="remedies_command", required=True, metavar="COMMAND")
     listing = commands.add_parser("list", help="all remedies, by what they cure")
     listing.add_argument("--json", action="store_true", help="for programs")
@@ -184,7 +186,7 @@ def run_plan(args: argparse.Namespace) -> int:
     for remedy, _, plan in planner.possible(incident, target, knowledge, now):
         consent = planner.consent_to(plan, incident, now)
         busy = bool(snapshot.state.intents)
-        holds = list(brakes.holds(incident, remedy, target, knowledge, policy, busy=busy, now=now, consent=consent))
+        holds = brakes.holds(incident, remedy, target, knowledge, policy, busy=busy, now=now, consent=consent)
         show_plan(console, plan, holds, lang)
         shown = True
     if not shown:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diagnose.cli import alerts, ask
 from diagnose.cli.place import add_common, language, state_dir
 from diagnose.errors import InputError
+
+if TYPE_CHECKING:
+    from diagnose.model.text import Lang
+    from diagnose.notices.book import Silence
 
 
 def add(subparsers: Any) -> None:
@@ -86,15 +90,14 @@ def run_list(args: argparse.Namespace) -> int:
     return 0
 
 
-def line(silence: Any, lang: str) -> str:
+def line(silence: Silence, lang: Lang) -> str:
     """Tell a silence in one line."""
     from diagnose.report import texts
     from diagnose.report.clean import visible
 
     zh = lang == "zh"
-    what = ", ".join((*silence.causes, *silence.targets, *([silence.incident] if silence.incident else ())))
     until = texts.moment(silence.until) if silence.until else "恢复" if zh else "resolved"
     why = f": {silence.why}" if silence.why else ""
     every = "全部" if zh else "everything"
     told = f"由 {silence.by} 静默，直到 {until}" if zh else f"silenced by {silence.by} until {until}"
-    return visible(f"{silence.id}  {what or every}: {told}{why}")
+    return visible(f"{silence.id}  {silence.names or every}: {told}{why}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import msgspec
@@ -11,7 +11,7 @@ from diagnose.engine.policy import Policy
 from diagnose.engine.targets import Target
 from diagnose.model.incident import Consent, Incident
 from diagnose.model.knowledge import Knowledge
-from diagnose.model.remedy import Budget, Mode, Remedy, Risk, ServerRestart
+from diagnose.model.remedy import Budget, Mode, Remedy, Risk
 from diagnose.model.rule import Rule
 
 _PROOF_AGE = timedelta(minutes=10)
@@ -35,26 +35,6 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None = None
 
 
-def first_hold(
-    incident: Incident,
-    remedy: Remedy,
-    target: Target,
-    knowledge: Knowledge,
-    policy: Policy,
-    *,
-    busy: bool,
-    now: datetime,
-    consent: Consent | None = None,
-) -> Hold | None:
-    """Return the first brake that says no.
-
-    Args:
-        busy: Another remedy of this target is under way.
-        consent: A person's yes to exactly this.
-    """
-    return next(holds(incident, remedy, target, knowledge, policy, busy=busy, now=now, consent=consent), None)
-
-
 def holds(
     incident: Incident,
     remedy: Remedy,
@@ -65,43 +45,27 @@ def holds(
     busy: bool,
     now: datetime,
     consent: Consent | None = None,
-) -> Iterator[Hold]:
-    """Yield every brake that says no, in the order in which they count; but those that a person overruled."""
-    overruled: frozenset[str] = _OVERRULED[consent.forced] if consent else frozenset()
-    every = _holds(incident, remedy, target, knowledge, policy, busy=busy, now=now)
-    return (hold for hold in every if hold.reason not in overruled)
+) -> list[Hold]:
+    """Return every brake that says no, in the order in which they count; but those that a person overruled.
 
-
-def _holds(
-    incident: Incident,
-    remedy: Remedy,
-    target: Target,
-    knowledge: Knowledge,
-    policy: Policy,
-    *,
-    busy: bool,
-    now: datetime,
-) -> Iterator[Hold]:
+    Args:
+        busy: Another remedy of this target is under way.
+        consent: A person's yes to exactly this.
+    """
     rule = knowledge.rules.get(incident.rule_id)
-    if hold := paused(policy, target, now):
-        yield hold
-    if limit := _limit(policy, remedy, target, incident):
-        yield Hold(reason=limit.value)
-    if rule is None or rule.status != "stable" or remedy.status != "stable":
-        yield Hold(reason="experimental")
-    if rule and rule.untrusted:
-        yield Hold(reason="untrusted")
-    if not incident.findings[0].fresh or incident.attempt != target.generation:
-        yield Hold(reason="stale")
-    if not _corroborated(rule, remedy, target, incident):
-        yield Hold(reason="uncorroborated", detail=", ".join((rule and rule.corroborate) or _PROOF))
-    last = max([*target.tried.get(remedy.id, ()), *(one.at for one in incident.tries[-1:])], default=None)
-    if last and (free := last + remedy.cooldown) > now:
-        yield Hold(reason="cooldown", until=free)
-    if spent := _spent(policy, remedy, target, incident, now):
-        yield spent
-    if busy:
-        yield Hold(reason="busy")
+    overruled: frozenset[str] = _OVERRULED[consent.forced] if consent else frozenset()
+    said = (
+        paused(policy, target, now),
+        _limited(policy, remedy, target, incident),
+        _unsure(rule, remedy),
+        Hold(reason="untrusted") if rule and rule.untrusted else None,
+        _stale(incident, target),
+        _uncorroborated(rule, remedy, target, incident),
+        _cooling(remedy, target, incident, now),
+        _spent(policy, remedy, target, incident, now),
+        Hold(reason="busy") if busy else None,
+    )
+    return [hold for hold in said if hold and hold.reason not in overruled]
 
 
 def paused(policy: Policy, target: Target, now: datetime) -> Hold | None:
@@ -122,23 +86,36 @@ def autonomy(policy: Policy, remedy: Remedy, target: Target, rule_id: str) -> Mo
     return min((policy.mode, ceiling, *named), key=lambda mode: mode.rank)
 
 
-def restarts(remedy: Remedy, rung: int) -> bool:
-    """Say whether this rung (from 0) interrupts the service."""
-    return any(isinstance(step, ServerRestart) for step in remedy.ladder[rung].steps)
-
-
-def _limit(policy: Policy, remedy: Remedy, target: Target, incident: Incident) -> Mode | None:
+def _limited(policy: Policy, remedy: Remedy, target: Target, incident: Incident) -> Hold | None:
     mode = autonomy(policy, remedy, target, incident.rule_id)
-    return None if mode is Mode.AUTO else mode
+    return None if mode is Mode.AUTO else Hold(reason=mode.value)
 
 
-def _corroborated(rule: Rule | None, remedy: Remedy, target: Target, incident: Incident) -> bool:
+def _unsure(rule: Rule | None, remedy: Remedy) -> Hold | None:
+    stable = rule is not None and rule.status == remedy.status == "stable"
+    return None if stable else Hold(reason="experimental")
+
+
+def _stale(incident: Incident, target: Target) -> Hold | None:
+    now = incident.findings[0].fresh and incident.attempt == target.generation
+    return None if now else Hold(reason="stale")
+
+
+def _uncorroborated(rule: Rule | None, remedy: Remedy, target: Target, incident: Incident) -> Hold | None:
     """A line in a log alone never restarts a healthy server, and proof of long ago proves nothing now."""
     if remedy.risk is Risk.HARMLESS or _asked_itself(target, incident):
-        return True
-    kinds = (rule.corroborate if rule and rule.corroborate else ()) or _PROOF
+        return None
+    kinds = (rule.corroborate if rule else ()) or _PROOF
     since = incident.first_seen - _PROOF_AGE
-    return any(kind in target.seen and target.seen[kind] >= since for kind in kinds)
+    if any(kind in target.seen and target.seen[kind] >= since for kind in kinds):
+        return None
+    return Hold(reason="uncorroborated", detail=", ".join(kinds))
+
+
+def _cooling(remedy: Remedy, target: Target, incident: Incident, now: datetime) -> Hold | None:
+    last = max([*target.tried.get(remedy.id, ()), *(one.at for one in incident.tries[-1:])], default=None)
+    free = last + remedy.cooldown if last else now
+    return Hold(reason="cooldown", until=free) if free > now else None
 
 
 def _asked_itself(target: Target, incident: Incident) -> bool:

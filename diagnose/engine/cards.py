@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+
+import msgspec
 
 from diagnose.engine import signals
 from diagnose.engine.signals import Signal
@@ -24,6 +26,17 @@ SLOWED: Mapping[str, Text] = {
     "power_cap": Text("at its power limit", "达到功耗上限"),
 }
 
+_AS_THEY_ARE = ("celsius", "busy_ratio", "retired_pending", "remap_pending", "remap_failed")
+_COUNTERS = (
+    "ecc_corrected",
+    "ecc_uncorrected",
+    "ecc_uncorrected_ever",
+    "retired_pages",
+    "remapped_rows",
+    "pcie_replays",
+)
+"""Fields of a reading that rules ask for; what counts up is told as growth, too."""
+
 STATES: Mapping[str, Text] = {
     "lost": Text("lost: the driver cannot reach it", "掉卡：驱动无法访问"),
     "gone": Text("gone: the driver no longer lists it", "已消失：驱动不再列出"),
@@ -42,16 +55,22 @@ def numbers(card: GpuReading, before: GpuReading | None = None) -> dict[str, flo
     told["gpu.lost"] = float(card.state in {"lost", "gone"})
     if card.state != "ok":
         return told
-    told.update({name: float(value) for name, read in _STATES.items() if (value := read(card)) is not None})
-    told.update(_ratios(card))
-    told.update({f"gpu.slowed_{reason}": float(reason in card.slowed) for reason in SLOWED if card.slowed is not None})
-    for name, read in _COUNTERS.items():
-        now, then = read(card), read(before) if before else None
+    told |= {f"gpu.{name}": float(value) for name, value in _states(card) if value is not None}
+    told |= _ratios(card)
+    told |= {f"gpu.slowed_{reason}": float(reason in card.slowed) for reason in SLOWED if card.slowed is not None}
+    for name in _COUNTERS:
+        now, then = getattr(card, name), getattr(before, name, None)
         if now is not None:
-            told[name] = now
+            told[f"gpu.{name}"] = now
             if then is not None:
-                told[f"{name}_new"] = max(now - then, 0)
+                told[f"gpu.{name}_new"] = max(now - then, 0)
     return told
+
+
+def _states(card: GpuReading) -> Iterator[tuple[str, float | None]]:
+    yield from ((name, getattr(card, name)) for name in _AS_THEY_ARE)
+    yield "below_slowdown_celsius", _difference(card.slowdown_celsius, card.celsius)
+    yield "nvlinks_down", _difference(card.nvlinks_most, card.nvlinks)
 
 
 def _ratios(card: GpuReading) -> Iterator[tuple[str, float]]:
@@ -70,50 +89,9 @@ def _difference(most: int | None, now: int | None) -> int | None:
     return None if most is None or now is None else most - now
 
 
-_STATES: Mapping[str, Callable[[GpuReading], float | None]] = {
-    "gpu.celsius": lambda card: card.celsius,
-    "gpu.below_slowdown_celsius": lambda card: _difference(card.slowdown_celsius, card.celsius),
-    "gpu.busy_ratio": lambda card: card.busy_ratio,
-    "gpu.retired_pending": lambda card: card.retired_pending,
-    "gpu.remap_pending": lambda card: card.remap_pending,
-    "gpu.remap_failed": lambda card: card.remap_failed,
-    "gpu.nvlinks_down": lambda card: _difference(card.nvlinks_most, card.nvlinks),
-}
-
-_COUNTERS: Mapping[str, Callable[[GpuReading], int | None]] = {
-    "gpu.ecc_corrected": lambda card: card.ecc_corrected,
-    "gpu.ecc_uncorrected": lambda card: card.ecc_uncorrected,
-    "gpu.ecc_uncorrected_ever": lambda card: card.ecc_uncorrected_ever,
-    "gpu.retired_pages": lambda card: card.retired_pages,
-    "gpu.remapped_rows": lambda card: card.remapped_rows,
-    "gpu.pcie_replays": lambda card: card.pcie_replays,
-}
-
-_EXAMPLE = GpuReading(
-    index=0,
-    name="",
-    total_bytes=1,
-    used_bytes=0,
-    own_bytes=0,
-    celsius=1,
-    slowdown_celsius=1,
-    busy_ratio=0,
-    watts=1,
-    limit_watts=1,
-    slowed=(),
-    ecc_corrected=0,
-    ecc_uncorrected=0,
-    ecc_uncorrected_ever=0,
-    retired_pages=0,
-    retired_pending=False,
-    remapped_rows=0,
-    remap_pending=False,
-    remap_failed=False,
-    pcie_width=1,
-    pcie_most_width=1,
-    pcie_replays=0,
-    nvlinks=1,
-    nvlinks_most=1,
+_EVERYTHING = {one.name: 1 for one in msgspec.structs.fields(GpuReading) if one.default is None} | {"slowed": ()}
+_EXAMPLE = msgspec.structs.replace(
+    GpuReading(index=0, name="", total_bytes=1, used_bytes=0, own_bytes=0), **_EVERYTHING
 )
 NAMES = frozenset(numbers(_EXAMPLE, _EXAMPLE))
 """All that rules may ask for."""
@@ -166,7 +144,7 @@ def described(card: GpuReading) -> str:
     'GPU 3 L20: 45.00 / 48.00 GiB, 98 % busy, 91 °C; slowed down by heat'
     """
     facts = ", ".join(shown(card, "en"))
-    return "; ".join([f"{named(card)}: {facts}".rstrip(": "), *map(_en, troubles(card))])
+    return "; ".join([f"{named(card)}: {facts}".rstrip(": "), *(one.en for one in troubles(card))])
 
 
 def named(card: GpuReading) -> str:
@@ -177,10 +155,6 @@ def named(card: GpuReading) -> str:
     """
     other = card.ordinal is not None and str(card.ordinal) != card.label
     return f"GPU {card.label}" + (f" (cuda:{card.ordinal})" if other else "") + (f" {card.name}" if card.name else "")
-
-
-def _en(text: Text) -> str:
-    return text.en
 
 
 def shown(card: GpuReading, lang: Lang) -> Iterator[str]:

@@ -89,18 +89,23 @@ def _consent(
     mode = brakes.autonomy(policy, remedy, target, incident.rule_id)
     if not forced and mode is not Mode.APPROVE:
         return _refused(order, target, now, f"not-asked-{mode.value}", incident=incident.id)
-    hold = brakes.first_hold(incident, remedy, target, knowledge, policy, busy=busy, now=now, consent=consent)
-    if forced and hold:
-        return _refused(order, target, now, f"held-{hold.reason}", detail=hold.detail)
+    holds = brakes.holds(incident, remedy, target, knowledge, policy, busy=busy, now=now, consent=consent)
+    if forced and holds:
+        return _refused(order, target, now, f"held-{holds[0].reason}", detail=holds[0].detail)
     until = consent.until.isoformat()
     incident = incidents.note(incident, order.kind, at=now, by=order.by, remedy=remedy_id, until=until)
     return _obeyed(
         order,
         target,
         now,
-        f"{order.kind}-waits" if hold else order.kind,
+        f"{order.kind}-waits" if holds else order.kind,
         incident=msgspec.structs.replace(incident, consent=consent),
-        params={"remedy": remedy_id, "change": "; ".join(changes), "held": hold.reason if hold else "", "until": until},
+        params={
+            "remedy": remedy_id,
+            "change": "; ".join(changes),
+            "held": holds[0].reason if holds else "",
+            "until": until,
+        },
     )
 
 

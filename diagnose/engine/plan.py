@@ -8,8 +8,7 @@ from functools import lru_cache
 
 from diagnose.capacity import parse
 from diagnose.capacity.advise import Advice, advise
-from diagnose.capacity.again import again
-from diagnose.capacity.bill import Bill
+from diagnose.capacity.bill import Bill, again
 from diagnose.capacity.settings import Card, Measured, Settings
 from diagnose.engine.pace import Start
 from diagnose.engine.targets import Target

@@ -48,11 +48,13 @@ def decide(
     spent: Suggest | None = None
     for remedy, _, made in possible(incident, target, knowledge, now):
         consent = consent_to(made, incident, now)
-        hold = brakes.first_hold(incident, remedy, target, knowledge, policy, busy=busy, now=now, consent=consent)
-        if hold and hold.reason == "budget-remedy":
-            spent = spent or Suggest(plan=made, hold=hold)
-            continue
-        return Suggest(plan=made, hold=hold) if hold else Act(plan=made)
+        holds = brakes.holds(incident, remedy, target, knowledge, policy, busy=busy, now=now, consent=consent)
+        if not holds:
+            return Act(plan=made)
+        waits = Suggest(plan=made, hold=holds[0])
+        if holds[0].reason != "budget-remedy":
+            return waits
+        spent = spent or waits
     if incident.tries or any(one.id in target.climbed for one in remedies_for(incident, knowledge)):
         return Exhausted()
     return spent or Advise()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, tzinfo
 
 import msgspec
 
+from diagnose.model.hours import Hours
 from diagnose.model.remedy import Budget, Mode
 from diagnose.model.text import Duration
 
-_CLOCK = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d")
+
+def _zone(offset: str) -> tzinfo | None:
+    if not offset.startswith(("+", "-")):
+        raise ValueError("no sign")
+    return datetime.fromisoformat(f"2000-01-01T00:00{offset}").tzinfo
 
 
 class WayBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,31 +24,23 @@ class WayBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         mode: ``auto`` goes back by itself, within the hours; any other tells of it.
         after: How long they must have fitted.
-        begin, end: Hours of the day, ``HH:MM``; the end may lie beyond midnight.
-        utc_offset: Of the hours, ``+08:00``.
+        utc_offset: The zone of the hours, ``+08:00``.
     """
 
     mode: Mode = Mode.SUGGEST
     after: Duration = Duration(minutes=30)
-    begin: str = "22:00"
-    end: str = "06:00"
+    hours: Hours = Hours(from_="22:00", to="06:00")
     utc_offset: str = "+00:00"
 
     def __post_init__(self) -> None:
-        for text in (self.begin, self.end, self.utc_offset[1:]):
-            if not _CLOCK.fullmatch(text):
-                raise ValueError(f"{text!r} is no time of day; write it like 22:00, and utc_offset like +08:00")
-        if self.utc_offset[0] not in "+-":
-            raise ValueError(f"utc_offset {self.utc_offset!r} lacks its sign; write it like +08:00")
+        try:
+            _zone(self.utc_offset)
+        except ValueError as error:
+            raise ValueError(f"utc_offset {self.utc_offset!r} is none; write it like +08:00") from error
 
     def allows(self, now: datetime) -> bool:
         """Say whether it may go back by itself at this time of day."""
-        hours, minutes = map(int, self.utc_offset[1:].split(":"))
-        offset = timedelta(hours=hours, minutes=minutes) * (-1 if self.utc_offset[0] == "-" else 1)
-        here = f"{now.astimezone(timezone(offset)):%H:%M}"
-        within = self.begin <= here < self.end
-        beyond = self.end <= self.begin and (here >= self.begin or here < self.end)
-        return self.mode is Mode.AUTO and (within or beyond)
+        return self.mode is Mode.AUTO and self.hours.hold(now.astimezone(_zone(self.utc_offset)))
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -133,14 +133,17 @@ def _rates(grew: Mapping[str, float], seconds: float) -> dict[str, float]:
     if "server.generated_tokens_total" in grew:
         found["server.tokens_per_second"] = grew["server.generated_tokens_total"] / seconds
     for name in ("first_token", "queue", "request"):
-        count = grew.get(f"server.{name}_count_total", 0.0)
-        if count > 0:
-            found[f"server.{name}_seconds"] = grew[f"server.{name}_sum_total"] / count
-    made, asked = grew.get("server.made_count_total", 0.0), grew.get("server.allowed_count_total", 0.0)
-    allowed = grew["server.allowed_sum_total"] / asked if asked > 0 else 0.0
-    if made >= _LEAST_ANSWERS and allowed > 0:
-        found["server.limit_share_ratio"] = min(1.0, grew["server.made_sum_total"] / made / allowed)
+        if (mean := _mean(grew, name)) is not None:
+            found[f"server.{name}_seconds"] = mean
+    made, allowed = _mean(grew, "made"), _mean(grew, "allowed")
+    if made is not None and allowed and grew["server.made_count_total"] >= _LEAST_ANSWERS:
+        found["server.limit_share_ratio"] = min(1.0, made / allowed)
     return found
+
+
+def _mean(grew: Mapping[str, float], name: str) -> float | None:
+    count, total = grew.get(f"server.{name}_count_total", 0.0), grew.get(f"server.{name}_sum_total")
+    return total / count if count > 0 and total is not None else None
 
 
 # --- containers

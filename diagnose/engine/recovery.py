@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from diagnose.engine import brakes, incidents, plan
+from diagnose.engine import brakes, incidents, plan, way_back
 from diagnose.engine.policy import Policy
 from diagnose.engine.targets import Target
 from diagnose.model.incident import Incident, Intent, Plan, State
 from diagnose.model.launch import Overlay
-from diagnose.model.remedy import EvidenceKeep, Mode, ServerRestart, Verify
+from diagnose.model.remedy import Mode, Verify
 from diagnose.model.rule import Severity
 from diagnose.model.text import Text
 
@@ -34,6 +34,11 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
 
     plan: Plan
     incident: Incident
+
+    def intent(self, target: Target, *, now: datetime) -> Intent:
+        """Make the intent; there is at most one in a turn, so its time makes it one of its own."""
+        name = f"{self.incident.id}-undo-{now:%Y%m%dT%H%M%S.%f}"
+        return way_back.intent(target, self.plan, incident_id=self.incident.id, name=name, now=now)
 
 
 def due(target: Target, own: Collection[Incident], policy: Policy, *, now: datetime) -> Due | None:
@@ -54,19 +59,6 @@ def due(target: Target, own: Collection[Incident], policy: Policy, *, now: datet
     if failed:
         return _undone(target, own, failed, now)
     return _started_again(target, live, policy, now) if mode is Mode.AUTO else None
-
-
-def intent(found: Due, target: Target, *, now: datetime) -> Intent:
-    """Make the intent; there is at most one in a turn, so its time makes it one of its own."""
-    return Intent(
-        id=f"{found.incident.id}-undo-{now:%Y%m%dT%H%M%S.%f}",
-        incident_id=found.incident.id,
-        target=target.name,
-        generation=target.generation,
-        at=now,
-        plan=found.plan,
-        undo=True,
-    )
 
 
 def _undone(target: Target, own: Collection[Incident], failed: tuple[Overlay, ...], now: datetime) -> Due | None:
@@ -118,12 +110,7 @@ def _rested(target: Target, now: datetime) -> bool:
 
 
 def _back(target: Target, *, restart: bool) -> Plan:
-    return Plan(
-        remedy_id="rollback" if target.overlays != target.proven else "recovery",
-        rung=0,
-        title=Text("Back to the last settings known to be good", "恢复到最近一次正常的设置"),
-        steps=(EvidenceKeep(), ServerRestart()) if restart else (),
-        before=plan.effective(target),
-        after=plan.effective(target, target.proven),
-        overlays=target.proven,
-    )
+    again = target.overlays == target.proven
+    back = way_back.plan_of(target, target.proven, restart=restart)
+    title = Text("Back to the last settings known to be good", "恢复到最近一次正常的设置")
+    return msgspec.structs.replace(back, remedy_id="recovery" if again else back.remedy_id, title=title)

@@ -13,7 +13,7 @@ from diagnose.engine.planner import Act, Exhausted, Suggest
 from diagnose.engine.policy import Policy
 from diagnose.engine.signals import Signal
 from diagnose.engine.state import State
-from diagnose.engine.targets import Target, Trial
+from diagnose.engine.targets import Target
 from diagnose.engine.verify import Verdict
 from diagnose.model.effect import Effect, KnownGood, Perform, SaveIncident
 from diagnose.model.finding import Finding
@@ -21,7 +21,7 @@ from diagnose.model.incident import Incident, Intent, Plan, Try
 from diagnose.model.incident import State as Stands
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.observation import RECOVERED, LogMatch, Observation, Order, Outcome
-from diagnose.model.remedy import Remedy, ServerRestart
+from diagnose.model.remedy import Remedy
 from diagnose.model.rule import Severity
 
 _CLOSED_KEPT = 50
@@ -115,7 +115,7 @@ class _Turn:
         if incident := self.incidents.get(intent.incident_id):
             self.incidents[incident.id] = self._told(incident, intent, outcome, on_trial=trial is not None)
         if trial and not outcome.ok and not _cut_short(outcome):
-            self._put_back(target, trial)
+            self._perform(way_back.undone(target, trial, now=self.now), target)
 
     def _told(self, incident: Incident, intent: Intent, outcome: Outcome, *, on_trial: bool) -> Incident:
         """Write down how an intent went, and what that means for its incident."""
@@ -146,9 +146,7 @@ class _Turn:
         target = self.targets[order.target]
         owner = order.incident or (target.overlays[-1].incident_id if target.overlays else "")
         incident = self.incidents.get(owner)
-        done = orders.obey(
-            order, incident, target, self.knowledge, self.policy, busy=self._busy(target, incident), now=self.now
-        )
+        done = orders.obey(order, incident, target, self.knowledge, self.policy, busy=self._busy(target), now=self.now)
         self.targets[target.name] = done.target
         if done.incident:
             self.incidents[done.incident.id] = done.incident
@@ -232,9 +230,8 @@ class _Turn:
         return msgspec.structs.replace(incident, tries=(*incident.tries, one), plan=made)
 
     def _perform(self, intent: Intent, target: Target) -> None:
-        restarted = any(isinstance(one, ServerRestart) for one in intent.plan.steps)
         if not intent.undo:
-            acts = (*target.acts, (self.now, restarted))[-_ACTS_KEPT:]
+            acts = (*target.acts, (self.now, intent.plan.restarts))[-_ACTS_KEPT:]
             before = target.tried.get(intent.plan.remedy_id, ())
             tried = {**target.tried, intent.plan.remedy_id: (*before, self.now)[-_TRIED_KEPT:]}
             self.targets[target.name] = msgspec.structs.replace(target, acts=acts, tried=tried)
@@ -290,10 +287,10 @@ class _Turn:
         due = recovery.due(target, own, self.policy, now=self.now)
         if due is None:
             return
-        if any(isinstance(one, ServerRestart) for one in due.plan.steps):
+        if due.plan.restarts:
             times = (*target.recoveries, self.now)[-_TRIED_KEPT:]
             self.targets[target.name] = target = msgspec.structs.replace(target, recoveries=times)
-        self._perform(recovery.intent(due, target, now=self.now), target)
+        self._perform(due.intent(target, now=self.now), target)
 
     def _try(self, target: Target) -> None:
         """Judge settings that a person had put back: what does not work is laid again."""
@@ -312,7 +309,7 @@ class _Turn:
             kind = "trial-held" if well else "trial-failed"
             self.incidents[incident.id] = incidents.note(incident, kind, at=self.now, why=judged.reason)
         if not well:
-            self._put_back(target, trial)
+            self._perform(way_back.undone(target, trial, now=self.now), target)
 
     def _offer(self, target: Target) -> None:
         """See whether the operator's own settings would fit again."""
@@ -333,18 +330,6 @@ class _Turn:
             for one in self.incidents.values()
             if one.target == target.name
         )
-
-    def _put_back(self, target: Target, trial: Trial) -> None:
-        intent = Intent(
-            id=f"{trial.intent_id}-undo",
-            incident_id=trial.incident_id,
-            target=target.name,
-            generation=target.generation,
-            at=self.now,
-            plan=way_back.plan_of(target, trial.back),
-            undo=True,
-        )
-        self._perform(intent, target)
 
     def _exhausted(self, incident: Incident, target: Target) -> Incident:
         if why := self._is_cleared(incident, target):

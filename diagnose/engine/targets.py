@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
@@ -163,23 +164,10 @@ def observe(target: Target, observation: Observation, policy: Policy) -> Told:
     generation = getattr(observation, "generation", 0) or target.generation
     if generation < target.generation:
         return Told(target=target)
-    if isinstance(observation, ServerStarted):
-        return _started(target, observation)
-    if isinstance(observation, ProcessExit):
-        return _exited(target, observation)
-    if isinstance(observation, ProbeResult):
-        return _answered(target, observation)
     if isinstance(observation, ProcessSample):
         return _sampled(target, observation, policy)
-    if isinstance(observation, GpuSample | XidEvent):
-        return _carded(target, observation)
-    if isinstance(observation, LogMatch | ServerFacts | Surroundings):
-        return Told(target=_learned(target, observation))
-    if isinstance(observation, Numbers | OutputScored):
-        return _measured(target, observation)
-    if isinstance(observation, SourceSilent | SourceSees):
-        return _sight(target, observation)
-    return Told(target=target)
+    take = _TAKEN_BY.get(type(observation))
+    return take(target, observation) if take else Told(target=target)
 
 
 def compared(incident: Incident, target: Target) -> Incident:
@@ -232,18 +220,12 @@ def _begun(target: Target, started: ServerStarted) -> Start:
     return Start(generation=started.generation, spec=started.spec, at=started.at, foreign_bytes=max(others, default=0))
 
 
-def _learned(target: Target, observation: LogMatch | ServerFacts | Surroundings) -> Target:
-    if isinstance(observation, LogMatch):
-        return _staged(target, observation)
-    if isinstance(observation, Surroundings):
-        return _surrounded(target, observation)
-    return msgspec.structs.replace(target, facts=observation)
+def _faced(target: Target, facts: ServerFacts) -> Told:
+    return Told(target=msgspec.structs.replace(target, facts=facts))
 
 
-def _carded(target: Target, told: GpuSample | XidEvent) -> Told:
-    """Take a card's reading, or an error that the driver reported of it."""
-    if isinstance(told, XidEvent):
-        return Told(target=_proven(target, told) if cards.xid_proves(told) else target)
+def _carded(target: Target, told: GpuSample) -> Told:
+    """Take a card's reading."""
     same = {name: card for name, card in target.gpus.items() if (card.uuid, card.mig) == (told.uuid, told.mig)}
     before = same.get(told.label) or (next(iter(same.values()), None) if told.uuid else None)
     moved = same.keys() if told.uuid else set()  # where a card is gone, those behind it get other numbers
@@ -252,6 +234,11 @@ def _carded(target: Target, told: GpuSample | XidEvent) -> Told:
     target = msgspec.structs.replace(target, gpus=dict(sorted(gpus.items(), key=_by_number)))
     found = cards.of_card(told, before, target.generation, serving(target))
     return Told(target=_proven(target, told) if cards.proves(told, before) else target, signals=found)
+
+
+def _xid(target: Target, event: XidEvent) -> Told:
+    """Take an error of a card that the driver reported."""
+    return Told(target=_proven(target, event) if cards.xid_proves(event) else target)
 
 
 def _by_number(named: tuple[str, GpuSample]) -> tuple[int, str]:
@@ -263,14 +250,14 @@ def _proven(target: Target, proof: GpuSample | XidEvent) -> Target:
     return msgspec.structs.replace(target, seen={**target.seen, "gpu": proof.at})
 
 
-def _surrounded(target: Target, seen: Surroundings) -> Target:
+def _surrounded(target: Target, seen: Surroundings) -> Told:
     """Note how this start's surroundings differ from the last healthy one's."""
     if not target.starts or target.starts[-1].generation != seen.generation or target.starts[-1].compared:
-        return target
+        return Told(target=target)
     *older, start = target.starts
     start = msgspec.structs.replace(start, compared=compare(target.healthy, seen))
     target = msgspec.structs.replace(target, starts=(*older, start), surroundings=seen)
-    return _well_surrounded(target) if target.ready_at else target
+    return Told(target=_well_surrounded(target) if target.ready_at else target)
 
 
 def _well_surrounded(target: Target) -> Target:
@@ -356,20 +343,25 @@ def _sampled(target: Target, sample: ProcessSample, policy: Policy) -> Told:
     return Told(target=msgspec.structs.replace(target, stalled=True, seen=seen), signals=(signal,))
 
 
-def _sight(target: Target, told: SourceSilent | SourceSees) -> Told:
-    """Note which senses cannot see."""
-    blind = {source: reason for source, reason in target.blind.items() if source != told.source}
-    if isinstance(told, SourceSees):
-        return Told(target=msgspec.structs.replace(target, blind=blind))
-    blind[told.source] = told.reason
-    signal = signals.of_silence(told, target.generation)
+def _blinded(target: Target, silent: SourceSilent) -> Told:
+    """Note that a sense cannot see."""
+    blind = {**target.blind, silent.source: silent.reason}
+    signal = signals.of_silence(silent, target.generation)
     return Told(target=msgspec.structs.replace(target, blind=blind), signals=(signal,))
 
 
-def _measured(target: Target, told: Numbers | OutputScored) -> Told:
+def _seeing(target: Target, sees: SourceSees) -> Told:
+    """Note that a sense can see again."""
+    blind = {source: reason for source, reason in target.blind.items() if source != sees.source}
+    return Told(target=msgspec.structs.replace(target, blind=blind))
+
+
+def _scored(target: Target, output: OutputScored) -> Told:
+    return Told(target=target, signals=(signals.of_output(output, target.generation, serving(target)),))
+
+
+def _measured(target: Target, told: Numbers) -> Told:
     """Take numbers; a server that stands still proves by them that it is not well."""
-    if isinstance(told, OutputScored):
-        return Told(target=target, signals=(signals.of_output(told, target.generation, serving(target)),))
     meters, told = rates.take(target.meters, told)
     target = msgspec.structs.replace(target, meters=meters)
     if any(told.values.get(name, 0.0) >= least for name, least in _STALLS.items()):
@@ -410,17 +402,17 @@ def _stalls(target: Target, sample: ProcessSample, policy: Policy) -> str:
     )
 
 
-def _staged(target: Target, match: LogMatch) -> Target:
+def _staged(target: Target, match: LogMatch) -> Told:
     """Note how far a start has come and what it printed of its memory, by the marks in its logs."""
     if target.phase != "starting" or not match.fresh or match.attempt != target.generation:
-        return target
+        return Told(target=target)
     *older, start = target.starts
     for hit in match.hits:
         if hit.rule_id[1:] in STAGES:
             start = pace.reach(start, hit.rule_id[1:], match.at)
         elif hit.rule_id == "@measured":
             start = msgspec.structs.replace(start, measured={**start.measured, **hit.labels})
-    return msgspec.structs.replace(target, starts=(*older, start))
+    return Told(target=msgspec.structs.replace(target, starts=(*older, start)))
 
 
 def _phase(target: Target, phase: str, at: datetime, reason: str) -> Told:
@@ -429,3 +421,20 @@ def _phase(target: Target, phase: str, at: datetime, reason: str) -> Told:
         target=target,
         effects=(PhaseChanged(target=target.name, at=at, phase=phase, reason=reason, stage=target.stage),),
     )
+
+
+_TAKEN_BY: Mapping[type[Any], Callable[[Target, Any], Told]] = {
+    ServerStarted: _started,
+    ProcessExit: _exited,
+    ProbeResult: _answered,
+    LogMatch: _staged,
+    ServerFacts: _faced,
+    Surroundings: _surrounded,
+    GpuSample: _carded,
+    XidEvent: _xid,
+    Numbers: _measured,
+    OutputScored: _scored,
+    SourceSilent: _blinded,
+    SourceSees: _seeing,
+}
+"""What tells of a target, by who takes it; outcomes and orders are for `diagnose.engine.step`."""

@@ -43,27 +43,42 @@ def consider(target: Target, incident: Incident, policy: Policy, now: datetime) 
     if not due or not brakes.unasked(WAY_BACK, target, policy, now):
         return Considered(target=target, incident=incident)
     target = msgspec.structs.replace(target, acts=(*target.acts, (now, True)))
-    intent, target = put_back(target, (), incident_id=incident.id, name=str(target.generation), now=now)
-    changes = "; ".join(diff(intent.plan.before, intent.plan.after))
+    made, target = put_back(target, (), incident_id=incident.id, name=str(target.generation), now=now)
+    changes = "; ".join(diff(made.plan.before, made.plan.after))
     noted = incidents.note(incident, "rollback", at=now, by="diagnose", change=changes)
-    return Considered(target=target, incident=noted, intent=intent)
+    return Considered(target=target, incident=noted, intent=made)
 
 
 def put_back(
     target: Target, left: tuple[Overlay, ...], *, incident_id: str, name: str, now: datetime
 ) -> tuple[Intent, Target]:
     """Make the intent that leaves these overlays and no others, and note that the target is on trial with them."""
-    intent = Intent(
-        id=f"{incident_id}-back-{name}",
+    made = intent(target, plan_of(target, left), incident_id=incident_id, name=f"{incident_id}-back-{name}", now=now)
+    trial = Trial(intent_id=made.id, at=now, back=target.overlays, incident_id=incident_id)
+    return made, msgspec.structs.replace(target, trial=trial, offered=None)
+
+
+def undone(target: Target, trial: Trial, *, now: datetime) -> Intent:
+    """Make the intent that lays again what a trial had put back."""
+    made, name = plan_of(target, trial.back), f"{trial.intent_id}-undo"
+    return intent(target, made, incident_id=trial.incident_id, name=name, now=now)
+
+
+def intent(target: Target, made: Plan, *, incident_id: str, name: str, now: datetime) -> Intent:
+    """Make an intent that is no try at a cure: brakes do not count it.
+
+    Args:
+        name: Its id.
+    """
+    return Intent(
+        id=name,
         incident_id=incident_id,
         target=target.name,
         generation=target.generation,
         at=now,
-        plan=plan_of(target, left),
+        plan=made,
         undo=True,
     )
-    trial = Trial(intent_id=intent.id, at=now, back=target.overlays, incident_id=incident_id)
-    return intent, msgspec.structs.replace(target, trial=trial, offered=None)
 
 
 WAY_BACK = Remedy(
@@ -78,13 +93,13 @@ WAY_BACK = Remedy(
 """What a rollback does, and by which terms it is proven."""
 
 
-def plan_of(target: Target, left: tuple[Overlay, ...]) -> Plan:
-    """Make the plan that lays these overlays and no others."""
+def plan_of(target: Target, left: tuple[Overlay, ...], *, restart: bool = True) -> Plan:
+    """Make the plan that lays these overlays and no others; without a restart they count from the next start on."""
     return Plan(
         remedy_id=WAY_BACK.id,
         rung=0,
         title=WAY_BACK.title,
-        steps=WAY_BACK.ladder[0].steps,
+        steps=WAY_BACK.ladder[0].steps if restart else (),
         before=plan.effective(target),
         after=plan.effective(target, left),
         overlays=left,

@@ -75,9 +75,8 @@ def merged(spec: LaunchSpec, config: Mapping[str, str] = EMPTY) -> dict[str, str
     Raises:
         ConfigError: The command starts no FastDeploy server.
     """
-    given = {one.name: one.value for one in occurrences(spec.argv)}
-    under = {flag: text for flag, text in config.items() if twin(flag) not in given}
-    return {flag: text for flag, text in {**under, **given}.items() if lookup(spec, flag, config) is not None}
+    named = dict.fromkeys([*config, *(one.name for one in occurrences(spec.argv))])
+    return {flag: text for flag in named if (text := lookup(spec, flag, config)) is not None}
 
 
 def _flag(key: str) -> str | None:

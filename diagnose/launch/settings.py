@@ -88,11 +88,6 @@ def model_path(spec: LaunchSpec, config: Mapping[str, str] = EMPTY) -> str:
     return lookup(spec, "--model", config) or DEFAULT_MODEL
 
 
-def served_name(spec: LaunchSpec, config: Mapping[str, str] = EMPTY) -> str:
-    """Return the name that requests must use."""
-    return lookup(spec, "--served-model-name", config) or model_path(spec, config)
-
-
 def api_key(spec: LaunchSpec, config: Mapping[str, str] = EMPTY, environ: Mapping[str, str] = EMPTY) -> str | None:
     """Return a key from ``--api-key`` or ``FD_API_KEY``; ``None`` where the server asks for none.
 

@@ -37,7 +37,6 @@ _TELLING = re.compile(
 
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _JSON_SECRET = re.compile(r'("([^"\\]{1,60})"\s*:\s*")((?:[^"\\]|\\.)+)(?=")')
-_ASSIGNMENT = re.compile(r"(?s)([A-Za-z_]\w*)=(.*)")
 
 _FOREMOST: Mapping[str, re.Pattern[str]] = {
     "package": re.compile(r"(fastdeploy|paddle).*|(nvidia|cuda|triton|torch|numpy|transformers|flash).*"),
@@ -96,30 +95,27 @@ def of_command(desired: LaunchSpec, sealer: Sealer, *, chosen: Collection[str] =
     Args:
         chosen: Flags that the daemon chose itself, anew at each start.
     """
-    try:
-        part = fastdeploy_part(desired.argv)
-    except ConfigError:
-        part = 0
-    words = [_assigned(word, sealer) for word in desired.argv[:part]]
+    words = [_assigned(word, sealer) for word in desired.argv[: _part(desired)]]
     found = {"program": shlex.join(words), "folder": desired.cwd}
     return found | {name: text for name, text in flags_of(desired, sealer).items() if name not in chosen}
 
 
 def flags_of(spec: LaunchSpec, sealer: Sealer) -> dict[str, str]:
     """Return a command's flags; of several the last counts, of one that may be repeated all."""
-    try:
-        part = fastdeploy_part(spec.argv)
-    except ConfigError:
-        part = 0
     found: dict[str, str] = {}
-    for one in scan(spec.argv, part):
+    for one in scan(spec.argv, _part(spec)):
         shown = sealer.named(one.name, one.value) if one.value else "on"
-        found[one.name] = f"{found[one.name]}, {shown}" if one.name in found and _repeats(one.name) else shown
+        again = one.name in found and kind_of(one.name) == "repeat"
+        found[one.name] = f"{found[one.name]}, {shown}" if again else shown
     return found
 
 
-def _repeats(name: str) -> bool:
-    return kind_of(name) == "repeat"
+def _part(spec: LaunchSpec) -> int:
+    """Say where the server's own flags begin; 0 where it is no FastDeploy that is started."""
+    try:
+        return fastdeploy_part(spec.argv)
+    except ConfigError:
+        return 0
 
 
 def of_remedies(desired: LaunchSpec, running: LaunchSpec, sealer: Sealer) -> dict[str, str]:
@@ -169,9 +165,9 @@ def of_neighbours(cards: Iterable[GpuReading], *, fresh: bool) -> dict[str, str]
 
 def bounded(things: Facts) -> dict[str, str]:
     """Return the things of one kind, such that a journal can keep them."""
-    kept = {name[:MOST_CHARS]: _short(value) for name, value in list(things.items())[:MOST_THINGS]}
-    rest = list(things.items())[MOST_THINGS:]
-    if rest:
+    rows = list(things.items())
+    kept = {name[:MOST_CHARS]: _short(value) for name, value in rows[:MOST_THINGS]}
+    if rest := rows[MOST_THINGS:]:
         kept[_REST] = f"{len(rest)} more ({_digest(repr(rest))})"
     return kept
 
@@ -230,8 +226,8 @@ def _same(kind: str, before: str | None, after: str | None) -> bool:
 
 def _assigned(word: str, sealer: Sealer) -> str:
     """``env FD_API_KEY=x python ...`` has secrets in front of the program."""
-    found = _ASSIGNMENT.fullmatch(word)
-    return f"{found[1]}={sealer.named(found[1], found[2])}" if found else word
+    name, equals, text = word.partition("=")
+    return f"{name}={sealer.named(name, text)}" if equals and name.isidentifier() else word
 
 
 def _short(value: str) -> str:

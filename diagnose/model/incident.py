@@ -10,7 +10,7 @@ import msgspec
 
 from diagnose.model.finding import Finding
 from diagnose.model.launch import LaunchSpec, Overlay
-from diagnose.model.remedy import Step
+from diagnose.model.remedy import ServerRestart, Step
 from diagnose.model.rule import Severity
 from diagnose.model.surroundings import Comparison
 from diagnose.model.text import Text
@@ -61,6 +61,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[Overlay, ...] = ()
     overlays: tuple[Overlay, ...] = ()
     arithmetic: tuple[Text, ...] = ()
+
+    @property
+    def restarts(self) -> bool:
+        """Whether it interrupts the service."""
+        return any(isinstance(step, ServerRestart) for step in self.steps)
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,13 +11,13 @@ import msgspec
 from diagnose.model.causes import CAUSES
 from diagnose.model.finding import Evidence, Finding
 from diagnose.model.incident import Entry, Incident, State
-from diagnose.model.rule import Severity
 from diagnose.model.text import Lang, Text
-from diagnose.notices.book import Ack, Alert, Book, Face, Silence
-from diagnose.notices.decide import World, with_silence
+from diagnose.notices.book import Ack, Book, Silence, alert_of
+from diagnose.notices.decide import World
 from diagnose.notices.question import AskAck, AskDrill, AskSilence, AskUnsilence, Said
-from diagnose.notices.quiet import receivers_for
+from diagnose.notices.quiet import receivers_for, told_off
 from diagnose.report.clean import fill
+from diagnose.report.texts import moment
 
 ANSWERS: Mapping[str, Text] = {
     "silenced": Text("Silence {id}: {what}, until {until}.", "静默 {id}：{what}，直到 {until}。"),
@@ -41,6 +41,7 @@ ANSWERS: Mapping[str, Text] = {
     ),
     "resend": Text("{count} messages go out again.", "{count} 条消息将重新发送。"),
     "nothing-to-resend": Text("Nothing was put aside.", "没有发送失败而搁置的消息。"),
+    "not-written": Text("Not done: {error}", "未执行：{error}"),
     "no-receiver": Text("There is no receiver {name}; there are: {names}.", "没有接收方 {name}；现有：{names}。"),
     "no-cause": Text(
         "There is no cause {name}. See: diagnose rules list", "没有原因类别 {name}。请查看：diagnose rules list"
@@ -50,6 +51,10 @@ ANSWERS: Mapping[str, Text] = {
         "No route leads from this to a receiver now: nobody would be told. "
         "Change alerts: routes, or name one (--receiver).",
         "目前没有路由通向任何接收方，不会通知任何人。请修改 alerts: routes，或用 --receiver 指定。",
+    ),
+    "drill-silenced": Text(
+        "A silence or maintenance covers this now: nobody would be told. See: diagnose silence list",
+        "静默或维护窗口正覆盖此告警，不会通知任何人。请查看：diagnose silence list",
     ),
     "drill": Text("Practice incident {id} goes to: {names}.", "演练事件 {id} 将发往：{names}。"),
     "no-alerts": Text(
@@ -86,10 +91,11 @@ def silence(book: Book, ask: AskSilence, now: datetime) -> tuple[Book, Said]:
         return book, Said(ok=False, reason="nothing-to-silence")
     params = {
         "id": made.id,
-        "what": ", ".join((*ask.causes, *ask.targets, *([ask.incident] if ask.incident else ()))) or "everything",
-        "until": made.until.isoformat(timespec="minutes") if made.until else "until-resolved",
+        "what": made.names or "everything",
+        "until": moment(made.until) if made.until else "until-resolved",
     }
-    return with_silence(book, made, now), Said(ok=True, reason="silenced", params=params, id=made.id)
+    held = book.changed(now, silences={**book.silences, made.id: made})
+    return held, Said(ok=True, reason="silenced", params=params, id=made.id)
 
 
 def unsilence(book: Book, ask: AskUnsilence, now: datetime) -> tuple[Book, Said]:
@@ -98,9 +104,7 @@ def unsilence(book: Book, ask: AskUnsilence, now: datetime) -> tuple[Book, Said]
     if ask.id not in book.silences:
         return book, Said(ok=False, reason="no-silence", params=params)
     left = {name: one for name, one in book.silences.items() if name != ask.id}
-    return msgspec.structs.replace(book, silences=left, look=now, scan=None), Said(
-        ok=True, reason="unsilenced", params=params
-    )
+    return book.changed(now, silences=left), Said(ok=True, reason="unsilenced", params=params)
 
 
 def ack(book: Book, ask: AskAck, now: datetime) -> tuple[Book, Said]:
@@ -110,10 +114,8 @@ def ack(book: Book, ask: AskAck, now: datetime) -> tuple[Book, Said]:
     if found is None or found.over:
         return book, Said(ok=False, reason="no-incident", params=params)
     taken = msgspec.structs.replace(found, ack=Ack(by=ask.by, at=now), acks=())
-    alerts = {**book.alerts, found.id: taken}
-    return msgspec.structs.replace(book, alerts=alerts, look=now, scan=None), Said(
-        ok=True, reason="acked", params=params
-    )
+    owned = book.changed(now, alerts={**book.alerts, found.id: taken})
+    return owned, Said(ok=True, reason="acked", params=params)
 
 
 def drill(book: Book, ask: AskDrill, world: World, now: datetime) -> tuple[Book, Said]:
@@ -124,15 +126,8 @@ def drill(book: Book, ask: AskDrill, world: World, now: datetime) -> tuple[Book,
     if ask.receiver and ask.receiver not in names:
         return book, Said(ok=False, reason="no-receiver", params={"name": ask.receiver, "names": ", ".join(names)})
     incident = _practice(ask, now)
-    made = Alert(
-        id=incident.id,
-        key=f"diagnose/{world.host}/{incident.target}/{incident.id}",
-        target=incident.target,
-        cause=incident.cause,
-        severity=incident.severity,
-        face=Face.OPEN,
-        since=now,
-        changed=now,
+    made = msgspec.structs.replace(
+        alert_of(incident, world.host, now),
         practice=incident,
         until=now + timedelta(seconds=max(ask.seconds, 0.0)),
         only=ask.receiver,
@@ -140,11 +135,11 @@ def drill(book: Book, ask: AskDrill, world: World, now: datetime) -> tuple[Book,
     led = receivers_for(made, world.config, now)
     if not led:
         return book, Said(ok=False, reason="no-route")
-    alerts = {**book.alerts, made.id: made}
+    if told_off(made, book.silences.values(), world.config, now):
+        return book, Said(ok=False, reason="drill-silenced")
     params = {"id": made.id, "names": ", ".join(led)}
-    return msgspec.structs.replace(book, alerts=alerts, look=now, scan=None), Said(
-        ok=True, reason="drill", params=params, id=made.id
-    )
+    begun = book.changed(now, alerts={**book.alerts, made.id: made})
+    return begun, Said(ok=True, reason="drill", params=params, id=made.id)
 
 
 def _practice(ask: AskDrill, now: datetime) -> Incident:
@@ -168,7 +163,7 @@ def _practice(ask: AskDrill, now: datetime) -> Incident:
         target=ask.target,
         cause=ask.cause,
         rule_id=finding.rule_id,
-        severity=Severity(ask.severity),
+        severity=ask.severity,
         confidence=1.0,
         state=State.OPEN,
         attempt=1,

@@ -103,6 +103,20 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.face is Face.RESOLVED
 
 
+def alert_of(incident: Incident, host: str, now: datetime) -> Alert:
+    """Begin to follow an incident."""
+    return Alert(
+        id=incident.id,
+        key=f"diagnose/{host}/{incident.target}/{incident.id}",
+        target=incident.target,
+        cause=incident.cause,
+        severity=incident.severity,
+        face=face_of(incident),
+        since=now,
+        changed=now,
+    )
+
+
 class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one receiver is told together.
 
@@ -131,6 +145,15 @@ class Silence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     targets: tuple[str, ...] = ()
     incident: str = ""
 
+    @property
+    def names(self) -> str:
+        """What it names: causes, servers, an incident; empty where it covers everything."""
+        return ", ".join((*self.causes, *self.targets, *([self.incident] if self.incident else ())))
+
+    def holds(self, now: datetime) -> bool:
+        """Say whether its time is not over."""
+        return self.until is None or self.until > now
+
     def covers(self, alert: Alert) -> bool:
         """Say whether an incident is one of these."""
         return (
@@ -158,3 +181,15 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
     look: datetime | None = None
     scan: datetime | None = None
     dirty: frozenset[str] = frozenset()
+
+    def changed(
+        self, now: datetime, *, alerts: Mapping[str, Alert] | None = None, silences: Mapping[str, Silence] | None = None
+    ) -> Book:
+        """Return it with other alerts or silences, all of it to be looked at now."""
+        return msgspec.structs.replace(
+            self,
+            alerts=self.alerts if alerts is None else alerts,
+            silences=self.silences if silences is None else silences,
+            look=now,
+            scan=None,
+        )

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from datetime import datetime, time, timezone, tzinfo
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone, tzinfo
 from typing import ClassVar, Literal
 
 import msgspec
 
 from diagnose.model.causes import CAUSES
+from diagnose.model.hours import Hours
 from diagnose.model.rule import Severity
 from diagnose.model.text import Duration, Lang
 
-Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _NAME = re.compile(r"[\w.-]+")
-DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -241,33 +240,6 @@ Receiver = (
 )  # each is decided by its ``kind``
 
 
-class Hours(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
-    """A time of the day, in the zone of ``alerts``; one that ends before it begins goes over midnight.
-
-    Attributes:
-        from_, to: As ``09:00``; ``24:00`` is the day's end.
-        days: On which days it begins; every day where empty.
-    """
-
-    from_: str = "00:00"
-    to: str = "24:00"
-    days: tuple[Day, ...] = ()
-
-    def __post_init__(self) -> None:
-        _minutes(self.from_)
-        _minutes(self.to)
-
-    def hold(self, local: datetime) -> bool:
-        """Say whether this local time is in it."""
-        now, start, end = local.hour * 60 + local.minute, _minutes(self.from_), _minutes(self.to)
-        today, yesterday = DAYS[local.weekday()], DAYS[local.weekday() - 1]
-        if start < end:
-            return start <= now < end and (not self.days or today in self.days)
-        return (now >= start and (not self.days or today in self.days)) or (
-            now < end and (not self.days or yesterday in self.days)
-        )
-
-
 class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which incidents; what is empty asks for nothing.
 
@@ -280,8 +252,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     severity: Severity | None = None
 
     def __post_init__(self) -> None:
-        if strange := [cause for cause in self.causes if cause not in CAUSES]:
-            raise ValueError(f"no cause {strange[0]!r}; diagnose rules list names them")
+        _known(self.causes)
 
     def fits(self, *, cause: str, target: str, severity: Severity) -> bool:
         """Say whether an incident is one of these."""
@@ -309,7 +280,7 @@ class Maintenance(Match, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When nobody is told of these incidents: each day at some hours, or once.
 
     Attributes:
-        since, until: Once, as ``2026-03-01T22:00:00+08:00``.
+        since, until: Once, as ``"2026-03-01T22:00:00+08:00"``, with the quotes, or YAML makes no text of it.
     """
 
     name: str
@@ -341,6 +312,9 @@ class Inhibit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     by: tuple[str, ...]
     quiet: tuple[str, ...]
     same: Literal["target", "host"] = "target"
+
+    def __post_init__(self) -> None:
+        _known((*self.by, *self.quiet))
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -405,14 +379,9 @@ class Alerts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return ZoneInfo(self.timezone)
 
 
-def _minutes(text: str) -> int:
-    if text == "24:00":
-        return 24 * 60
-    try:
-        found = time.fromisoformat(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no time of day; write it like 09:00") from error
-    return found.hour * 60 + found.minute
+def _known(causes: Iterable[str]) -> None:
+    if strange := [cause for cause in causes if cause not in CAUSES]:
+        raise ValueError(f"no cause {strange[0]!r}; diagnose rules list names them")
 
 
 def _moment(text: str) -> datetime:

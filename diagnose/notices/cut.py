@@ -6,6 +6,7 @@ import re
 
 _OPEN_ENTITY = re.compile(r"&#?\w{0,8}\Z")
 _OPEN_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
+_MARK = "…"
 _JOINERS = "\u200d\ufe0f"
 
 
@@ -14,7 +15,7 @@ def size(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def cut(text: str, most_bytes: int, mark: str = "…") -> str:
+def cut(text: str, most_bytes: int) -> str:
     """Shorten a text to so many bytes of UTF-8, the mark at its end included.
 
     >>> cut("显存不足，权重放不进这张卡", 20)
@@ -24,10 +25,8 @@ def cut(text: str, most_bytes: int, mark: str = "…") -> str:
     """
     if size(text) <= most_bytes:
         return text
-    room = most_bytes - size(mark)
-    if room < 0:
-        mark, room = "", most_bytes
-    kept = text.encode("utf-8", "surrogatepass")[: max(room, 0)].decode("utf-8", "ignore")
+    mark = _MARK if size(_MARK) <= most_bytes else ""
+    kept = text.encode("utf-8", "surrogatepass")[: max(most_bytes - size(mark), 0)].decode("utf-8", "ignore")
     rest = text[len(kept) :]
     if rest and rest[0] in _JOINERS and kept:
         kept = kept[:-1]
@@ -36,6 +35,6 @@ def cut(text: str, most_bytes: int, mark: str = "…") -> str:
     return kept + mark
 
 
-def cut_chars(text: str, most: int, mark: str = "…") -> str:
+def cut_chars(text: str, most: int) -> str:
     """Shorten a text to so many characters, the mark included."""
-    return text if len(text) <= most else _OPEN_ENTITY.sub("", text[: most - len(mark)]) + mark
+    return text if len(text) <= most else _OPEN_ENTITY.sub("", text[: most - len(_MARK)]) + _MARK

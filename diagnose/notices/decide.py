@@ -7,7 +7,7 @@ is lost by a restart, a changed configuration, or a silence that ends.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -17,10 +17,10 @@ from diagnose.model.incident import Incident, Intent
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.rule import Severity
 from diagnose.notices import quiet
-from diagnose.notices.book import RANK, Alert, Book, Face, Group, Silence, Told, face_of
+from diagnose.notices.book import RANK, Alert, Book, Face, Group, Told, alert_of, face_of
 from diagnose.notices.config import Alertmanager, Alerts, PagerDuty, Receiver
-from diagnose.notices.facts import Facts, Find, change_of, facts_of, labels_of
-from diagnose.notices.post import Post
+from diagnose.notices.facts import Facts, change_of, facts_of
+from diagnose.notices.post import Kind, Post
 
 _LOOK_EVERY = timedelta(seconds=5)
 _MOST_POSTS = 200
@@ -43,7 +43,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     config: Alerts
     knowledge: Knowledge
     host: str
-    find: Find
+    find: Callable[[str], Incident | None]
 
 
 def heard(book: Book, effects: Iterable[Effect], world: World, now: datetime) -> tuple[Book, tuple[Post, ...]]:
@@ -78,7 +78,7 @@ def begun(book: Book, incidents: Iterable[Incident], world: World, now: datetime
     for name, alert in alerts.items():
         if name not in there and alert.practice is None and not alert.over:
             alerts[name] = msgspec.structs.replace(alert, face=Face.RESOLVED, changed=now)
-    return msgspec.structs.replace(book, alerts=alerts, look=now, scan=None)
+    return book.changed(now, alerts=alerts)
 
 
 def turn(book: Book, world: World, now: datetime) -> tuple[Book, tuple[Post, ...]]:
@@ -93,16 +93,7 @@ def _taken(alert: Alert | None, incident: Incident, host: str, now: datetime) ->
     if alert is None:
         if face is Face.RESOLVED:
             return None
-        return Alert(
-            id=incident.id,
-            key=f"diagnose/{host}/{incident.target}/{incident.id}",
-            target=incident.target,
-            cause=incident.cause,
-            severity=incident.severity,
-            face=face,
-            since=now,
-            changed=now,
-        )
+        return alert_of(incident, host, now)
     treated = bool(incident.tries)
     if (alert.face, alert.cause, alert.severity) == (face, incident.cause, incident.severity):
         return alert if alert.treated == treated else msgspec.structs.replace(alert, treated=treated)
@@ -118,7 +109,7 @@ def _changes(intent: Intent, alerts: Mapping[str, Alert], world: World, now: dat
         if not isinstance(one, PagerDuty) or not one.changes or alert is None:
             continue
         if one.name in alert.told or one.name in quiet.receivers_for(alert, world.config, now):
-            change = change_of(intent, alert.key, one.lang or world.config.lang, host=world.host)
+            change = change_of(intent, one.lang or world.config.lang, host=world.host)
             posts.append(
                 Post(
                     id=f"{one.name}/{intent.id}/change",
@@ -141,7 +132,7 @@ class _Turn:
         self.world, self.config, self.now = world, world.config, now
         self.receivers: dict[str, Receiver] = {one.name: one for one in world.config.receivers}
         self.alerts, self.groups = dict(book.alerts), dict(book.groups)
-        self.silences = {name: one for name, one in book.silences.items() if one.until is None or one.until > now}
+        self.silences = {name: one for name, one in book.silences.items() if one.holds(now)}
         self.full = book.scan is None or book.scan <= now
         self.dirty = book.dirty
         self.posts: list[Post] = []
@@ -159,7 +150,7 @@ class _Turn:
         looked = list(self.alerts) if self.full else [name for name in self.dirty if name in self.alerts]
         self.there = quiet.open_ones(self.alerts.values())
         self.firing = Counter(name for one in self.alerts.values() if not one.over for name in one.groups.values())
-        news: dict[str, list[tuple[Alert, str]]] = {}  # by receiver's group
+        news: dict[str, list[tuple[Alert, Kind]]] = {}  # by receiver's group
         for alert in [self.alerts[name] for name in looked]:
             wanted = self._wanted(alert)
             if any(kind in _NEWS for _, kind in wanted):
@@ -182,7 +173,7 @@ class _Turn:
         )
         return book, tuple(self.posts)
 
-    def _calm(self, news: Mapping[str, Sequence[tuple[Alert, str]]]) -> None:
+    def _calm(self, news: Mapping[str, Sequence[tuple[Alert, Kind]]]) -> None:
         """Let go of the appointments of groups whose news is none any more."""
         for name, group in list(self.groups.items()):
             if group.due is not None and name not in news:
@@ -206,44 +197,48 @@ class _Turn:
             elif not any(silence.covers(one) and not one.over for one in self.alerts.values()):
                 del self.silences[name]
 
-    def _wanted(self, alert: Alert) -> list[tuple[str, str]]:
+    def _wanted(self, alert: Alert) -> list[tuple[str, Kind]]:
         """Name the receivers that are to be told, and as what."""
         known = [name for name in alert.told if name in self.receivers]
         cured_untold = alert.over and alert.treated and all(told.times == 1 for told in alert.told.values())
         if alert.over and not cured_untold:
             # Whoever knows of it learns of its end, whatever routes and silences say by now.
-            wanted = [(name, self._end(alert, self.receivers[name])) for name in known]
-            return [(name, kind) for name, kind in wanted if kind]
+            return self._ends(alert, known)
         routed = [name for name in quiet.receivers_for(alert, self.config, self.now) if name in self.receivers]
         silences = self.silences.values()
-        hushed = quiet.quiet(alert, self.there, silences, self.config, self._explains, self.now) is not None
+        hushed = quiet.hushed(alert, self.there, silences, self.config, self._explains, self.now)
         if alert.over:
-            ends = [(name, self._end(alert, self.receivers[name])) for name in known]
-            late = [name for name in routed if name not in known and _reads(self.receivers[name]) and not hushed]
-            quick = all(told.face is Face.RESOLVED for told in alert.told.values())
-            return [*((name, kind) for name, kind in ends if kind), *((name, "end") for name in late if quick)]
+            quick = not hushed and all(told.face is Face.RESOLVED for told in alert.told.values())
+            late = [name for name in routed if quick and name not in known and _reads(self.receivers[name])]
+            return [*self._ends(alert, known), *((name, "end") for name in late)]
         names = dict.fromkeys((*routed, *known))
         wanted = [(name, self._news_for(alert, self.receivers[name], hushed=hushed)) for name in names]
         return [(name, kind) for name, kind in wanted if kind]
 
-    def _end(self, alert: Alert, receiver: Receiver) -> str:
+    def _ends(self, alert: Alert, known: Iterable[str]) -> list[tuple[str, Kind]]:
+        wanted = [(name, self._end(alert, self.receivers[name])) for name in known]
+        return [(name, kind) for name, kind in wanted if kind]
+
+    def _end(self, alert: Alert, receiver: Receiver) -> Kind | None:
         told = alert.told[receiver.name]
         if quiet.is_news(alert, told):
-            return "end" if receiver.resolved else ""
+            return "end" if receiver.resolved else None
         again = isinstance(receiver, Alertmanager) and self._said_again(alert, told, receiver)
-        return "again" if again else ""
+        return "again" if again else None
 
-    def _news_for(self, alert: Alert, receiver: Receiver, *, hushed: bool) -> str:
+    def _news_for(self, alert: Alert, receiver: Receiver, *, hushed: bool) -> Kind | None:
         told = alert.told.get(receiver.name)
         if alert.ack and told and receiver.name not in alert.acks:
             return "ack"
         if told and isinstance(receiver, Alertmanager):  # it would take silence for the end
-            return "fire" if quiet.is_news(alert, told) else "again" if self._said_again(alert, told, receiver) else ""
+            if quiet.is_news(alert, told):
+                return "fire"
+            return "again" if self._said_again(alert, told, receiver) else None
         if hushed:
-            return ""
+            return None
         if quiet.is_news(alert, told):
             return "fire"
-        return "fire" if told and not alert.ack and self._repeats(told, receiver) else ""
+        return "fire" if told and not alert.ack and self._repeats(told, receiver) else None
 
     def _said_again(self, alert: Alert, told: Told, receiver: Alertmanager) -> bool:
         if alert.over and (not receiver.resolved or self.now - alert.changed >= _END_SAID_FOR):
@@ -270,7 +265,7 @@ class _Turn:
         parts = [receiver, *(["practice"] if alert.practice else []), *(values[name] for name in self.config.group_by)]
         return "/".join(parts)
 
-    def _tell(self, name: str, news: Sequence[tuple[Alert, str]]) -> None:
+    def _tell(self, name: str, news: Sequence[tuple[Alert, Kind]]) -> None:
         """Tell a group's news, if it is time; what is no news to people waits for nothing."""
         receiver = self.receivers[name.split("/", 1)[0]]
         group = self.groups.get(name, Group())
@@ -284,7 +279,7 @@ class _Turn:
                 news = [one for one in news if one[1] not in _NEWS]
                 real = []
         told = sorted(news, key=lambda one: _gravity([one]))[: max(_MOST_POSTS - len(self.posts), 0)]
-        firing = self.firing.get(name, 0) - sum(1 for alert, kind in told if kind != "end" and name in _groups(alert))
+        firing = self.firing[name] - sum(kind != "end" and name in alert.groups.values() for alert, kind in told)
         for alert, kind in told:
             self._post(alert, kind, receiver, name, firing)
         if len(told) < len(news):
@@ -293,7 +288,7 @@ class _Turn:
         elif real:
             self.groups[name] = Group(last=self.now)
 
-    def _due(self, group: Group, news: Sequence[tuple[Alert, str]], receiver: Receiver) -> datetime:
+    def _due(self, group: Group, news: Sequence[tuple[Alert, Kind]], receiver: Receiver) -> datetime:
         if all(alert.practice for alert, _ in news):
             return self.now
         first = min(alert.changed if receiver.name in alert.told else alert.since for alert, _ in news)
@@ -302,20 +297,20 @@ class _Turn:
             return soon
         return max(soon, group.last + (receiver.group_interval or self.config.group_interval))
 
-    def _post(self, alert: Alert, kind: str, receiver: Receiver, group: str, others: int) -> None:
+    def _post(self, alert: Alert, kind: Kind, receiver: Receiver, group: str, others: int) -> None:
         alert = self.alerts[alert.id]
         before = alert.told.get(receiver.name)
-        labels = labels_of(alert, self.world.host)
         facts = self._facts(alert, receiver, repeated=kind == "fire" and not quiet.is_news(alert, before))
-        if before and before.labels and before.labels != labels:
+        if before and before.labels and before.labels != facts.labels:
             facts = msgspec.structs.replace(facts, before=before.labels)
         times = (before.times if before else 0) + 1
+        known = before if kind == "ack" and before else alert  # an acknowledgement tells no news of the trouble
         told = Told(
             at=self.now,
-            face=before.face if kind == "ack" and before else alert.face,
-            severity=before.severity if kind == "ack" and before else alert.severity,
-            cause=before.cause if kind == "ack" and before else alert.cause,
-            labels=labels,
+            face=known.face,
+            severity=known.severity,
+            cause=known.cause,
+            labels=facts.labels,
             times=times,
         )
         self.alerts[alert.id] = msgspec.structs.replace(
@@ -325,19 +320,16 @@ class _Turn:
             acks=(*alert.acks, receiver.name) if kind == "ack" else alert.acks,
         )
         self.posts.append(
-            msgspec.convert(
-                {
-                    "id": f"{receiver.name}/{alert.id}/{times}",
-                    "receiver": receiver.name,
-                    "key": alert.key,
-                    "group": group,
-                    "kind": kind,
-                    "at": self.now,
-                    "severity": alert.severity,
-                    "facts": facts,
-                    "others": max(others, 0),
-                },
-                Post,
+            Post(
+                id=f"{receiver.name}/{alert.id}/{times}",
+                receiver=receiver.name,
+                key=alert.key,
+                group=group,
+                kind=kind,
+                at=self.now,
+                severity=alert.severity,
+                facts=facts,
+                others=max(others, 0),
             )
         )
 
@@ -375,16 +367,7 @@ def _reads(receiver: Receiver) -> bool:
     return receiver.resolved and not receiver.keyed and not isinstance(receiver, Alertmanager)
 
 
-def _groups(alert: Alert) -> Collection[str]:
-    return alert.groups.values()
-
-
-def _gravity(news: Sequence[tuple[Alert, str]]) -> tuple[bool, int, datetime]:
+def _gravity(news: Sequence[tuple[Alert, Kind]]) -> tuple[bool, int, datetime]:
     """Order: what fires before what ended, the gravest first, then the oldest."""
     worst = max((kind == "fire", RANK[alert.severity]) for alert, kind in news)
     return not worst[0], -worst[1], min(alert.since for alert, _ in news)
-
-
-def with_silence(book: Book, silence: Silence, now: datetime) -> Book:
-    """Add a silence."""
-    return msgspec.structs.replace(book, silences={**book.silences, silence.id: silence}, look=now, scan=None)

@@ -5,7 +5,7 @@ Log text in here is as it was written, but for what draws nothing; each receiver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
@@ -26,7 +26,8 @@ _DONE = frozenset(
         "acting",
         "failed",
         "interrupted",
-        "climbed",
+        "recovered",
+        "recovery-failed",
         "rolled-back",
         "rollback",
         "rollback-failed",
@@ -40,9 +41,6 @@ _DONE = frozenset(
         "ready",
     }
 )
-
-Find = Callable[[str], Incident | None]
-"""Finds an incident by its id."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -89,7 +87,6 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     practice: bool = False
     repeated: bool = False
     acked: str = ""
-    changes: tuple[str, ...] = ()
 
     @property
     def over(self) -> bool:
@@ -176,8 +173,6 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         changes: What it changes of the command, as ``--max-num-seqs 128 -> 32``.
     """
 
-    id: str
-    key: str
     incident: str
     host: str
     target: str
@@ -186,11 +181,9 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     changes: tuple[str, ...] = ()
 
 
-def change_of(intent: Intent, key: str, lang: Lang, *, host: str) -> Change:
+def change_of(intent: Intent, lang: Lang, *, host: str) -> Change:
     """Put one intent into words."""
     return Change(
-        id=intent.id,
-        key=key,
         incident=intent.incident_id,
         host=sound(host),
         target=sound(intent.target),

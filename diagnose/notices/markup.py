@@ -25,7 +25,6 @@ class Markup(msgspec.Struct, frozen=True, kw_only=True):
         bold_, code_, quote_, link_: With ``{}`` for the text (and ``{url}``).
         no_links: There is no escape for links: something that nobody sees is put into them.
         raw_code: Within code nothing but ``&``, ``<`` and ``>`` is to be escaped.
-        tick: Stands for a back-tick within code.
     """
 
     escapes: Mapping[str, str] = MappingProxyType({})
@@ -35,7 +34,6 @@ class Markup(msgspec.Struct, frozen=True, kw_only=True):
     link_: str = "{}: {url}"
     no_links: bool = False
     raw_code: bool = False
-    tick: str = "'"
 
     def escape(self, value: object) -> Marked:
         """Write text so that it is shown as it is, whatever it holds."""
@@ -55,7 +53,7 @@ class Markup(msgspec.Struct, frozen=True, kw_only=True):
         """Write it as code: a command, a line of a log."""
         if self.code_ == "{}":
             return self.escape(value)
-        text = re.sub(r"\s+", " ", str(value).replace("`", self.tick)).strip()
+        text = re.sub(r"\s+", " ", str(value).replace("`", "'")).strip()
         if self.raw_code:
             text = "".join(self.escapes.get(char, char) if char in "&<>" else char for char in text)
             return Marked(self.code_.replace("{}", self._unlinked(text)))
@@ -69,10 +67,6 @@ class Markup(msgspec.Struct, frozen=True, kw_only=True):
         """Write a link."""
         safe = re.sub(r"[\s()<>\"'|\\]", "", url)
         return Marked(self.link_.replace("{url}", safe).replace("{}", self.escape(value)))
-
-
-def _backslashed(chars: str) -> Mapping[str, str]:
-    return {char: f"\\{char}" for char in chars}
 
 
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -90,7 +84,9 @@ FEISHU = Markup(
 )
 """lark_md: special characters are written as entities."""
 
-DINGTALK = Markup(escapes=_backslashed("\\`*_[]()!#><~|"), bold_="**{}**", quote_="> {}", link_="[{}]({url})")
+DINGTALK = Markup(
+    escapes={char: f"\\{char}" for char in "\\`*_[]()!#><~|"}, bold_="**{}**", quote_="> {}", link_="[{}]({url})"
+)
 """A subset of Markdown without code."""
 
 WECOM = Markup(
@@ -98,5 +94,5 @@ WECOM = Markup(
 )
 """A subset of Markdown; ``<@user>`` would call somebody."""
 
-INFOFLOW = Markup(escapes=_backslashed("\\`*_[]()!#><~|"), bold_="**{}**", quote_="> {}", link_="[{}]({url})")
-"""Markdown."""
+INFOFLOW = DINGTALK
+"""Markdown; of its code nothing is known."""

@@ -21,8 +21,7 @@ from diagnose.notices.cut import cut, size
 from diagnose.notices.facts import Facts
 from diagnose.notices.markup import PLAIN, Markup
 from diagnose.notices.post import Post
-from diagnose.report import texts
-from diagnose.report.clean import stripped
+from diagnose.report.clean import fill, stripped
 
 DEFAULT = """\
 {% block title -%}
@@ -93,6 +92,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     practice: bool = False
     note: str = ""
 
+    @property
+    def calls(self) -> bool:
+        """Whether it is worth calling people by name: it fires, is critical, and is no drill."""
+        return not self.over and self.severity is Severity.CRITICAL and not self.practice
+
 
 def newest(posts: Iterable[Post]) -> tuple[Facts, ...]:
     """Return of each incident the newest facts: what fires first, the gravest first, then the oldest."""
@@ -134,7 +138,7 @@ class Writer:
         facts = newest(posts)
         render = functools.partial(self._body, name, facts)
         firing = [one for one in facts if not one.over]
-        severity = max((one.severity for one in firing or facts), key=lambda one: one.rank)
+        severity = max((one.severity for one in firing or facts), key=RANK.__getitem__)
         return Message(
             title=" ".join(self._block(self._titles, name, "title", facts[:_MOST_LISTED], facts, 0).split()),
             body=fit(render, len(facts), most_bytes).strip(),
@@ -165,16 +169,17 @@ class Writer:
         zh = self.lang == "zh"
         firing = [one for one in facts if not one.over]
         left = Counter(one.name for one in facts[len(shown) :])
-        worst = max((one.severity for one in firing), key=lambda one: one.rank, default=None)
+        worst = max((one.severity for one in firing), key=RANK.__getitem__, default=None)
         said = {name.replace("-", "_"): text.in_(self.lang) for name, text in words.WORDS.items()}
-        counts = said["storm"].replace("{firing}", str(len(firing)))
+        counted = {"firing": len(firing), "resolved": len(facts) - len(firing), "count": len(facts) - len(shown)}
+        counts = {name: str(number) for name, number in counted.items()}
         return {
             "alerts": [self._shown(one) for one in shown],
             "several": len(facts) > 1,
-            "more": len(facts) - len(shown),
-            "more_text": said["more"].replace("{count}", str(len(facts) - len(shown))),
+            "more": counted["count"],
+            "more_text": fill(said["more"], counts),
             "more_by": [f"{cause} {count}" for cause, count in left.most_common(8)],
-            "counts": counts.replace("{resolved}", str(len(facts) - len(firing))),
+            "counts": fill(said["storm"], counts),
             "worst": words.SEVERITIES[worst].in_(self.lang) if worst else said["resolved"],
             "practice": all(one.practice for one in facts),
             "host": facts[0].host if facts else "",
@@ -188,13 +193,12 @@ class Writer:
         }
 
     def _shown(self, facts: Facts) -> dict[str, Any]:
-        plain = {name: getattr(facts, name) for name in facts.__struct_fields__}
         severity = words.SEVERITIES[facts.severity].in_(self.lang)
         face = words.FACES[facts.face].in_(self.lang)
         tag = {Face.RESOLVED: face, Face.OPEN: severity}.get(facts.face, f"{severity}, {face}")
         lasted = (facts.ended or facts.changed) - facts.started
         return {
-            **plain,
+            **msgspec.structs.asdict(facts),
             "severity": facts.severity.value,
             "face": facts.face.value,
             "over": facts.over,
@@ -238,5 +242,4 @@ def _environment(markup: Markup, sources: Mapping[str, str]) -> jinja2.Environme
     environment.globals.clear()
     environment.globals |= {"b": markup.bold, "code": markup.code, "quote": markup.quote, "link": markup.link}
     environment.filters["short"] = stripped
-    environment.filters["cause"] = texts.cause_name
     return environment

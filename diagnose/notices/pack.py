@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -61,9 +62,7 @@ def pick(rows: Sequence[Row], used: Sequence[datetime], receiver: Receiver, now:
         return until
     if receiver.keyed:
         return _one_key(rows)
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.post.group, []).append(row)
+    groups = _sorted_by(rows, lambda row: row.post.group)
     room = receiver.limit - len(_within(used, now, MINUTE))
     most = _MOST.get(type(receiver), len(rows))
     apart = isinstance(receiver, Webhook) and receiver.format == "alertmanager"  # its readers know groups by their key
@@ -73,7 +72,7 @@ def pick(rows: Sequence[Row], used: Sequence[datetime], receiver: Receiver, now:
         if paced > now:  # in a storm, what comes in the next seconds goes into the same message
             return paced
         return Batch(rows=tuple(_first(rows, most)), merged=len(groups) > 1)
-    worst = max(groups.values(), key=_weight)
+    worst = max(groups, key=_weight)
     return Batch(rows=tuple(_first(worst, most)))
 
 
@@ -100,11 +99,8 @@ def _first(rows: Sequence[Row], most: int) -> list[Row]:
     """Take so many: whole incidents, the gravest first; each incident's news in order."""
     if len(rows) <= most:
         return list(rows)
-    keys: dict[str, list[Row]] = {}
-    for row in rows:
-        keys.setdefault(row.post.key, []).append(row)
     taken: list[Row] = []
-    for same in sorted(keys.values(), key=_weight, reverse=True):
+    for same in sorted(_sorted_by(rows, lambda row: row.post.key), key=_weight, reverse=True):
         if taken and len(taken) + len(same) > most:
             break
         taken += same
@@ -113,16 +109,16 @@ def _first(rows: Sequence[Row], most: int) -> list[Row]:
 
 def _one_key(rows: Sequence[Row]) -> Batch:
     """Take one incident's oldest news; what it was told of the same kind meanwhile overtakes it."""
-    keys: dict[str, list[Row]] = {}
+    same = max(_sorted_by(rows, lambda row: row.post.key), key=_weight)
+    return Batch(rows=tuple(itertools.takewhile(lambda row: row.post.kind == same[0].post.kind, same)))
+
+
+def _sorted_by(rows: Sequence[Row], name: Callable[[Row], str]) -> list[list[Row]]:
+    """Put rows of one name together, in the order in which names and rows come."""
+    found: dict[str, list[Row]] = {}
     for row in rows:
-        keys.setdefault(row.post.key, []).append(row)
-    same = max(keys.values(), key=_weight)
-    run = [same[0]]
-    for row in same[1:]:
-        if row.post.kind != run[0].post.kind:
-            break
-        run.append(row)
-    return Batch(rows=tuple(run))
+        found.setdefault(name(row), []).append(row)
+    return list(found.values())
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

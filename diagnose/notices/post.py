@@ -11,6 +11,8 @@ from diagnose.model.rule import Severity
 from diagnose.notices.book import RANK
 from diagnose.notices.facts import Change, Facts
 
+Kind = Literal["fire", "end", "ack", "change", "again"]
+
 
 class Post(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One incident's news for one receiver; several may go in one message.
@@ -28,7 +30,7 @@ class Post(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     receiver: str
     key: str
     group: str
-    kind: Literal["fire", "end", "ack", "change", "again"]
+    kind: Kind
     at: datetime
     severity: Severity
     facts: Facts | None = None

@@ -66,7 +66,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         reason: A key of `diagnose.notices.asks.ANSWERS`.
-        ids: Of what was made: a silence, a drill's incident.
+        id: Of what was made: a silence, a drill's incident.
     """
 
     ok: bool

@@ -1,29 +1,15 @@
-"""Who is to be told of an incident, and why not."""
+"""Who is to be told of an incident, and what keeps it quiet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
-import msgspec
-
 from diagnose.notices.book import RANK, Alert, Face, Silence, Told
 from diagnose.notices.config import Alerts
 
 Explains = Callable[[str], frozenset[str]]
 """From a cause to the causes that are its echoes."""
-
-
-class Quiet(msgspec.Struct, frozen=True, kw_only=True):
-    """Why nobody is told.
-
-    Attributes:
-        reason: ``silence``, ``maintenance`` or ``inhibited``.
-        by: Its id or name.
-    """
-
-    reason: str
-    by: str
 
 
 def receivers_for(alert: Alert, config: Alerts, now: datetime) -> tuple[str, ...]:
@@ -62,32 +48,32 @@ def open_ones(alerts: Iterable[Alert]) -> Open:
     return found
 
 
-def quiet(
+def hushed(
     alert: Alert,
     there: Open,
     silences: Iterable[Silence],
     config: Alerts,
     explains: Explains,
     now: datetime,
-) -> Quiet | None:
-    """Say why nobody is told of this incident now; ``None`` where there is no reason.
+) -> bool:
+    """Say whether nobody is told of this incident now: a silence, maintenance, or an open cause covers it.
 
     Args:
         there: What is open.
     """
-    for silence in silences:
-        if silence.covers(alert):
-            return Quiet(reason="silence", by=silence.id)
-    for window in config.maintenance:
-        fits = window.fits(cause=alert.cause, target=alert.target, severity=alert.severity)
-        if fits and window.holds(now, config.zone):
-            return Quiet(reason="maintenance", by=window.name)
+    if told_off(alert, silences, config, now):
+        return True
     if alert.practice:
-        return None
-    for other in _near(alert, there, config):
-        if inhibits(other, alert, config, explains, same=other.target == alert.target):
-            return Quiet(reason="inhibited", by=other.id)
-    return None
+        return False
+    return any(_inhibits(other, alert, config, explains) for other in _near(alert, there, config))
+
+
+def told_off(alert: Alert, silences: Iterable[Silence], config: Alerts, now: datetime) -> bool:
+    """Say whether people wished to hear nothing of this incident now: by a silence, or by maintenance."""
+    return any(one.holds(now) and one.covers(alert) for one in silences) or any(
+        one.fits(cause=alert.cause, target=alert.target, severity=alert.severity) and one.holds(now, config.zone)
+        for one in config.maintenance
+    )
 
 
 def _near(alert: Alert, there: Open, config: Alerts) -> Iterable[Alert]:
@@ -97,14 +83,12 @@ def _near(alert: Alert, there: Open, config: Alerts) -> Iterable[Alert]:
     return there.get(alert.target, {}).values()
 
 
-def inhibits(cause: Alert, echo: Alert, config: Alerts, explains: Explains, *, same: bool) -> bool:
+def _inhibits(cause: Alert, echo: Alert, config: Alerts, explains: Explains) -> bool:
     """Say whether an open incident keeps another one quiet.
 
     What is graver than its cause is told all the same; of two that explain each other the first is told.
-
-    Args:
-        same: They are of one target.
     """
+    same = cause.target == echo.target
     if cause.cause == echo.cause or RANK[cause.severity] < max(RANK[config.severity], RANK[echo.severity]):
         return False
     if same and echo.cause in explains(cause.cause):
@@ -121,9 +105,9 @@ def is_news(alert: Alert, told: Told | None) -> bool:
     if told.face is Face.RESOLVED:
         return False  # told of its end: it is over for that receiver
     changed = (told.face, told.cause, told.severity) != (alert.face, alert.cause, alert.severity)
-    return changed and (alert.over or alert.ack is None or is_worse(alert, told))
+    return changed and (alert.over or alert.ack is None or _is_worse(alert, told))
 
 
-def is_worse(alert: Alert, told: Told) -> bool:
+def _is_worse(alert: Alert, told: Told) -> bool:
     """Say whether it became worse since: an acknowledgement does not cover that."""
     return RANK[alert.severity] > RANK[told.severity] or (alert.face is Face.PERSON and told.face is not Face.PERSON)

@@ -10,7 +10,7 @@ from diagnose.notices.facts import Facts
 from diagnose.notices.pack import Batch
 from diagnose.receivers.letter import Letter, as_json
 from diagnose.receivers.outcome import SENT, Outcome, Reply, by_status
-from diagnose.receivers.secrets import plain, read
+from diagnose.receivers.secrets import opened, plain
 from diagnose.receivers.webhook import annotations_of, fingerprint, moment
 
 _MISSED = 4
@@ -27,13 +27,9 @@ class AlertmanagerSender:
         """Write the list: of each label set what is newest."""
         config = self.config
         body = as_json(alerts(batch, now=now, holds=config.resend_every * _MISSED, link=self.link))
-        secrets = tuple(read(value) for value in config.headers.values() if not isinstance(value, str))
-        return Letter(
-            url=f"{plain(config.url).rstrip('/')}/api/v2/alerts",
-            body=body,
-            headers={name: plain(value) for name, value in config.headers.items()},
-            secrets=secrets,
-        )
+        headers, secrets = opened(config.headers)
+        url = f"{plain(config.url).rstrip('/')}/api/v2/alerts"
+        return Letter(url=url, body=body, headers=headers, secrets=secrets)
 
     def judge(self, reply: Reply) -> Outcome:
         """HTTP 200 is a yes, and nothing else."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -19,6 +18,7 @@ from diagnose.receivers import letter
 from diagnose.receivers.letter import Sender
 from diagnose.receivers.make import Blocking
 from diagnose.receivers.outcome import Outcome
+from diagnose.receivers.secrets import hidden
 
 _STRANGE_TRIES = 4
 _BARRED_PAUSE = timedelta(seconds=30)
@@ -94,16 +94,16 @@ class Courier:
         """Send; words are put together in a thread, since a storm has many of them."""
         now, sender = self.now(), self.sender
         seconds = self.receiver.timeout.total_seconds()
-        if isinstance(sender, Blocking):
-            return await anyio.to_thread.run_sync(functools.partial(sender.send_now, batch, now))
         try:
-            written = await anyio.to_thread.run_sync(functools.partial(sender.compose, batch, now))
+            if isinstance(sender, Blocking):
+                return await anyio.to_thread.run_sync(sender.send_now, batch, now)
+            written = await anyio.to_thread.run_sync(sender.compose, batch, now)
+            with anyio.move_on_after(seconds + _SLOW_ANSWER_S):  # httpx's own limit is for each piece of an answer
+                return await letter.send(self.client, written, sender, seconds)
         except ConfigError as error:
-            return letter.barred(error)
-        except Exception as error:  # noqa: BLE001 - a message that cannot be written must not end all others
-            return Outcome(kind="strange", error=f"cannot be written: {type(error).__name__}: {error}"[:300])
-        with anyio.move_on_after(seconds + _SLOW_ANSWER_S):  # httpx's own limit is for each piece of an answer
-            return await letter.send(self.client, written, sender, seconds)
+            return Outcome(kind="barred", error=str(error))
+        except Exception as error:  # noqa: BLE001 - one message, or a strange answer to it, must not end all others
+            return Outcome(kind="strange", error=hidden(f"{type(error).__name__}: {error}", [])[:300])
         return Outcome(kind="later", error=f"no whole answer within {seconds + _SLOW_ANSWER_S:g} s")
 
     def _settle(self, batch: Batch, outcome: Outcome) -> None:
@@ -116,10 +116,9 @@ class Courier:
         )
         wait = self._pause(outcome, health.tries + 1)
         failed = pack.unwell(health, now, outcome.error, timedelta(0) if outcome.kind == "refused" else wait)
-        old = [row for row in batch.rows if hopeless or now - row.post.at >= self.alerts.give_up_after]
-        given_up = {id(row) for row in old}
-        young = [row for row in batch.rows if id(row) not in given_up]
-        if old:
+        young = [row for row in batch.rows if not hopeless and now - row.post.at < self.alerts.give_up_after]
+        kept = set(young)
+        if old := [row for row in batch.rows if row not in kept]:
             self.outbox.settle(old, DEAD, failed, now, outcome.error)
         if young:
             self.outbox.settle(young, WAITING, failed, now, outcome.error)

@@ -6,17 +6,15 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from diagnose.model.rule import Severity
 from diagnose.notices.config import DingTalk
-from diagnose.notices.cut import cut
+from diagnose.notices.cut import cut, size
 from diagnose.notices.markup import DINGTALK
 from diagnose.notices.message import Message, Writer
 from diagnose.notices.pack import Batch
 from diagnose.receivers.letter import Letter, as_json, hmac_base64
 from diagnose.receivers.outcome import Outcome, Reply, by_code
-from diagnose.receivers.secrets import read
+from diagnose.receivers.secrets import of_url, read
 
-MOST_BYTES = 20_000
 _MOST_TEXT_BYTES, _MOST_TITLE_BYTES = 12_000, 300
 _CODES = {
     -1: Outcome(kind="later", error="busy"),
@@ -36,13 +34,13 @@ class DingTalkSender:
         """Write the message; the signature stands in the query."""
         message = self.writer.write(batch.posts, _MOST_TEXT_BYTES)
         url = read(self.config.url)
-        secrets = [url, url.rsplit("=", 1)[-1]]
+        secrets = of_url(url)
         if self.config.secret:
             secret = read(self.config.secret)
             millis = int(now.timestamp() * 1000)
             url += f"{'&' if '?' in url else '?'}timestamp={millis}&sign={quote(sign(millis, secret), safe='')}"
-            secrets.append(secret)
-        return Letter(url=url, body=as_json(body(message, self.config)), secrets=tuple(secrets), note=message.note)
+            secrets += (secret,)
+        return Letter(url=url, body=as_json(body(message, self.config)), secrets=secrets, note=message.note)
 
     def judge(self, reply: Reply) -> Outcome:
         """``errcode`` 0, and nothing else."""
@@ -60,16 +58,15 @@ def sign(millis: int, secret: str) -> str:
 
 def body(message: Message, config: DingTalk) -> dict[str, Any]:
     """Write the body: the title is what the list of chats shows."""
-    title = f"{message.title} {config.keyword}".rstrip() if config.keyword else message.title
-    calls = not message.over and message.severity is Severity.CRITICAL and not message.practice
-    mobiles = config.mobiles if calls else ()
+    title = f"{cut(message.title, _MOST_TITLE_BYTES - size(config.keyword))} {config.keyword}".rstrip()
+    mobiles = config.mobiles if message.calls else ()
     lines = message.body.replace("\n", "  \n")  # a single line end is none to it
     called = "".join(f"\n\n@{mobile}" for mobile in mobiles)
     return {
         "msgtype": "markdown",
         "markdown": {
-            "title": cut(title, _MOST_TITLE_BYTES),
-            "text": f"#### {DINGTALK.escape(cut(title, _MOST_TITLE_BYTES))}\n{lines}{called}",
+            "title": title,
+            "text": f"#### {DINGTALK.escape(title)}\n{lines}{called}",
         },
         "at": {"atMobiles": list(mobiles), "atUserIds": [], "isAtAll": False},
     }

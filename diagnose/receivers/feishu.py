@@ -7,14 +7,13 @@ from typing import Any
 
 from diagnose.model.rule import Severity
 from diagnose.notices.config import Feishu
-from diagnose.notices.cut import cut
+from diagnose.notices.cut import cut, size
 from diagnose.notices.message import Message, Writer
 from diagnose.notices.pack import Batch
 from diagnose.receivers.letter import Letter, as_json, hmac_base64
 from diagnose.receivers.outcome import Outcome, Reply, by_code
-from diagnose.receivers.secrets import read
+from diagnose.receivers.secrets import of_url, read
 
-MOST_BYTES = 20_000
 _MOST_TEXT_BYTES, _MOST_TITLE_BYTES = 12_000, 300
 _COLOURS = {Severity.CRITICAL: "red", Severity.ERROR: "orange", Severity.WARNING: "yellow"}
 _CODES = {
@@ -36,13 +35,13 @@ class FeishuSender:
         """Write the message; the signature stands in its body."""
         message = self.writer.write(batch.posts, _MOST_TEXT_BYTES)
         url = read(self.config.url)
-        whole, secrets = body(message, self.config), [url, url.rsplit("/", 1)[-1]]
+        whole, secrets = body(message, self.config), of_url(url)
         if self.config.secret:
             secret = read(self.config.secret)
             seconds = int(now.timestamp())
             whole |= {"timestamp": str(seconds), "sign": sign(seconds, secret)}
-            secrets.append(secret)
-        return Letter(url=url, body=as_json(whole), secrets=tuple(secrets), note=message.note)
+            secrets += (secret,)
+        return Letter(url=url, body=as_json(whole), secrets=secrets, note=message.note)
 
     def judge(self, reply: Reply) -> Outcome:
         """``code`` 0, and nothing else."""
@@ -60,15 +59,14 @@ def sign(seconds: int, secret: str) -> str:
 
 def body(message: Message, config: Feishu) -> dict[str, Any]:
     """Write a card of the first version, which all clients show."""
-    title = f"{message.title} {config.keyword}".rstrip() if config.keyword else message.title
-    calls = config.mention_all and not message.over and message.severity is Severity.CRITICAL and not message.practice
-    text = message.body + ("\n<at id=all></at>" if calls else "")
+    title = f"{cut(message.title, _MOST_TITLE_BYTES - size(config.keyword))} {config.keyword}".rstrip()
+    text = message.body + ("\n<at id=all></at>" if config.mention_all and message.calls else "")
     return {
         "msg_type": "interactive",
         "card": {
             "config": {"wide_screen_mode": True},
             "header": {
-                "title": {"tag": "plain_text", "content": cut(title, _MOST_TITLE_BYTES)},
+                "title": {"tag": "plain_text", "content": title},
                 "template": "green" if message.over else _COLOURS.get(message.severity, "grey"),
             },
             "elements": [{"tag": "div", "text": {"tag": "lark_md", "content": text}}],

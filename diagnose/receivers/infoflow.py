@@ -12,7 +12,7 @@ from diagnose.notices.message import Message, Writer
 from diagnose.notices.pack import Batch
 from diagnose.receivers.letter import Letter, as_json
 from diagnose.receivers.outcome import Outcome, Reply, by_code
-from diagnose.receivers.secrets import read
+from diagnose.receivers.secrets import of_url, read
 
 _MOST_TEXT_BYTES, _MOST_TITLE_BYTES = 2048, 300
 
@@ -28,7 +28,7 @@ class InfoFlowSender:
         del now
         message = self.writer.write(batch.posts, _MOST_TEXT_BYTES - _MOST_TITLE_BYTES)
         url = read(self.config.url)
-        return Letter(url=url, body=as_json(body(message, self.config)), secrets=(url,), note=message.note)
+        return Letter(url=url, body=as_json(body(message, self.config)), secrets=of_url(url), note=message.note)
 
     def judge(self, reply: Reply) -> Outcome:
         """``errcode`` 0, and nothing else."""

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import httpx
 import msgspec
 
-from diagnose.errors import ConfigError
 from diagnose.notices.pack import Batch
 from diagnose.receivers.outcome import Outcome, Reply
 from diagnose.receivers.secrets import hidden
@@ -82,8 +81,3 @@ async def send(client: httpx.AsyncClient, letter: Letter, sender: Sender, timeou
     return msgspec.structs.replace(
         outcome, error=hidden(outcome.error, letter.secrets)[:300], note=outcome.note or letter.note
     )
-
-
-def barred(error: ConfigError) -> Outcome:
-    """Say that a secret is not there."""
-    return Outcome(kind="barred", error=str(error))

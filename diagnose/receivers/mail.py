@@ -11,7 +11,6 @@ from datetime import datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
 
-from diagnose.errors import ConfigError
 from diagnose.notices.config import Email
 from diagnose.notices.cut import cut
 from diagnose.notices.message import Writer
@@ -46,14 +45,14 @@ class MailSender:
         return mail
 
     def send_now(self, batch: Batch, now: datetime) -> Outcome:
-        """Send; that one of several people is not known is noted, since the others have the mail."""
-        config, password = self.config, ""
+        """Send; that one of several people is not known is noted, since the others have the mail.
+
+        Raises:
+            ConfigError: The password is not there.
+        """
+        password = read(self.config.password) if self.config.password else ""
         try:
-            password = read(config.password) if config.password else ""
-            mail = self.compose(batch, now)
-            refused = self._send(mail, password)
-        except ConfigError as error:
-            return Outcome(kind="barred", error=str(error))
+            refused = self._send(self.compose(batch, now), password)
         except smtplib.SMTPAuthenticationError as error:
             return Outcome(kind="barred", error=_said(error, password))
         except smtplib.SMTPRecipientsRefused as error:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from diagnose.errors import ConfigError
-from diagnose.model.text import Lang
 from diagnose.notices import config as kinds
 from diagnose.notices import markup
 from diagnose.notices.config import Alerts, Receiver, Secret
+from diagnose.notices.markup import Markup
 from diagnose.notices.message import Writer
-from diagnose.receivers import bridge
 from diagnose.receivers.alertmanager import AlertmanagerSender
 from diagnose.receivers.bridge import AppriseSender
 from diagnose.receivers.dingtalk import DingTalkSender
@@ -26,6 +27,17 @@ from diagnose.receivers.wecom import WeComSender
 
 Blocking = MailSender | AppriseSender
 
+_KINDS: Mapping[type[Receiver], tuple[Callable[[Any, Writer], Sender | Blocking], Markup]] = {
+    kinds.Slack: (SlackSender, markup.SLACK),
+    kinds.Feishu: (FeishuSender, markup.FEISHU),
+    kinds.DingTalk: (DingTalkSender, markup.DINGTALK),
+    kinds.WeCom: (WeComSender, markup.WECOM),
+    kinds.InfoFlow: (InfoFlowSender, markup.INFOFLOW),
+    kinds.PagerDuty: (PagerDutySender, markup.PLAIN),
+    kinds.Email: (MailSender, markup.PLAIN),
+    kinds.Apprise: (AppriseSender, markup.PLAIN),
+}
+
 
 def sender(config: Receiver, alerts: Alerts) -> Sender | Blocking:
     """Make the sender of one receiver.
@@ -33,31 +45,16 @@ def sender(config: Receiver, alerts: Alerts) -> Sender | Blocking:
     Raises:
         ConfigError: Its template or a secret cannot be read, or a package is missing.
     """
-    check(config)
-    lang = config.lang or alerts.lang
+    _check(config)
     if isinstance(config, kinds.Alertmanager):
         return AlertmanagerSender(config, link=alerts.link)
     if isinstance(config, kinds.Webhook):
-        return WebhookSender(config, _writer(config, alerts, lang, markup.PLAIN), link=alerts.link)
-    if isinstance(config, kinds.Slack):
-        return SlackSender(config, _writer(config, alerts, lang, markup.SLACK))
-    if isinstance(config, kinds.Feishu):
-        return FeishuSender(config, _writer(config, alerts, lang, markup.FEISHU))
-    if isinstance(config, kinds.DingTalk):
-        return DingTalkSender(config, _writer(config, alerts, lang, markup.DINGTALK))
-    if isinstance(config, kinds.WeCom):
-        return WeComSender(config, _writer(config, alerts, lang, markup.WECOM))
-    if isinstance(config, kinds.InfoFlow):
-        return InfoFlowSender(config, _writer(config, alerts, lang, markup.INFOFLOW))
-    if isinstance(config, kinds.PagerDuty):
-        return PagerDutySender(config, _writer(config, alerts, lang, markup.PLAIN))
-    if isinstance(config, kinds.Email):
-        return MailSender(config, _writer(config, alerts, lang, markup.PLAIN))
-    bridge.library()
-    return AppriseSender(config, _writer(config, alerts, lang, markup.PLAIN))
+        return WebhookSender(config, _writer(config, alerts, markup.PLAIN), link=alerts.link)
+    made, style = _KINDS[type(config)]
+    return made(config, _writer(config, alerts, style))
 
 
-def check(config: Receiver) -> None:
+def _check(config: Receiver) -> None:
     """See that all secrets of a receiver are there; their values are not kept.
 
     Raises:
@@ -70,11 +67,12 @@ def check(config: Receiver) -> None:
                 read(one)
 
 
-def _writer(config: Receiver, alerts: Alerts, lang: Lang, style: markup.Markup) -> Writer:
+def _writer(config: Receiver, alerts: Alerts, style: Markup) -> Writer:
     own = ""
     if config.template:
         try:
             own = Path(config.template).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"alerts: {config.template}: {error}. Name a readable template, or none.") from error
-    return Writer(style, lang, alerts.zone, own=own, name=config.template)
+            told = error.strerror if isinstance(error, OSError) else "no text"
+            raise ConfigError(f"alerts: {config.template}: {told}. Name a readable template, or none.") from error
+    return Writer(style, config.lang or alerts.lang, alerts.zone, own=own, name=config.template)

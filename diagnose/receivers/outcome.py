@@ -70,9 +70,7 @@ def by_status(reply: Reply, *, final: frozenset[int] = frozenset({400, 413, 422}
     status, said = reply.status, f"HTTP {reply.status}: {reply.text}".rstrip(": ")
     if 200 <= status < 300:
         return None
-    if status == 429:
-        return Outcome(kind="later", error=said, wait=retry_after(reply))
-    if status >= 500 or status in {408, 425}:
+    if status >= 500 or status in {408, 425, 429}:
         return Outcome(kind="later", error=said, wait=retry_after(reply))
     return Outcome(kind="refused" if status in final else "barred", error=said)
 
@@ -87,7 +85,7 @@ def retry_after(reply: Reply) -> timedelta | None:
     else:
         try:
             wait = parsedate_to_datetime(given) - reply.at
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
     return min(max(wait, timedelta(0)), _LONGEST_WAIT)
 

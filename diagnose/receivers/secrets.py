@@ -12,6 +12,7 @@ from diagnose.notices.config import Secret
 
 _SHOWN = "***"
 _URL = re.compile(r"(https?://[^/\s'\"?#]+)[^\s'\"]*")
+_TOKEN = re.compile(r"[/=]")
 _LEAST = 4
 
 
@@ -46,6 +47,25 @@ def plain(value: str | Secret) -> str:
         ConfigError: It is not there.
     """
     return value if isinstance(value, str) else read(value)
+
+
+def opened(headers: Mapping[str, str | Secret]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Read headers; return with them the values of those that are secret.
+
+    Raises:
+        ConfigError: One is not there.
+    """
+    read_ones = {name: plain(value) for name, value in headers.items()}
+    return read_ones, tuple(read_ones[name] for name, value in headers.items() if isinstance(value, Secret))
+
+
+def of_url(url: str) -> tuple[str, ...]:
+    """Return what must not be shown of a secret URL: all of it, and the token at its end.
+
+    >>> of_url("https://chat.example/send?key=abcd1234")
+    ('https://chat.example/send?key=abcd1234', 'abcd1234')
+    """
+    return url, _TOKEN.split(url)[-1]
 
 
 def hidden(text: str, secrets: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from diagnose.notices.message import Message, Writer
 from diagnose.notices.pack import Batch
 from diagnose.receivers.letter import Letter, as_json
 from diagnose.receivers.outcome import SENT, Outcome, Reply, by_status
-from diagnose.receivers.secrets import read
+from diagnose.receivers.secrets import of_url, read
 
 MOST_SECTION_CHARS, MOST_HEADER_CHARS, MOST_TEXT_CHARS = 3000, 150, 4000
 _COLOURS = {Severity.CRITICAL: "#d00000", Severity.ERROR: "#e8590c", Severity.WARNING: "#f2c744"}
@@ -32,7 +32,7 @@ class SlackSender:
         del now
         message = self.writer.write(batch.posts, MOST_SECTION_CHARS)
         url = read(self.config.url)
-        return Letter(url=url, body=as_json(body(message)), secrets=(url,), note=message.note)
+        return Letter(url=url, body=as_json(body(message)), secrets=of_url(url), note=message.note)
 
     def judge(self, reply: Reply) -> Outcome:
         """200 and ``ok``; every 4xx but 429 is final."""

@@ -15,10 +15,9 @@ from diagnose.notices.config import Webhook
 from diagnose.notices.facts import Facts
 from diagnose.notices.message import Writer
 from diagnose.notices.pack import Batch
-from diagnose.notices.post import Post
 from diagnose.receivers.letter import Letter, as_json, hmac_base64
 from diagnose.receivers.outcome import SENT, Outcome, Reply, by_status
-from diagnose.receivers.secrets import plain, read
+from diagnose.receivers.secrets import of_url, opened, plain, read
 
 SCHEMA = "diagnose.alert/1"
 NO_TIME = "0001-01-01T00:00:00Z"
@@ -41,15 +40,17 @@ class WebhookSender:
             message = self.writer.write(batch.posts, _MOST_BYTES)
             note = message.note
             body = as_json(own(batch, message.title, message.body, now))
-        headers = {name: plain(value) for name, value in config.headers.items()}
-        secrets = tuple(read(value) for value in config.headers.values() if not isinstance(value, str))
+        headers, secrets = opened(config.headers)
+        url = plain(config.url)
+        if not isinstance(config.url, str):
+            secrets += of_url(url)
         if config.secret:
             secret = read(config.secret)
             secrets += (secret,)
             headers |= signature(secret, delivery_id(batch), now, body)
         else:
             headers |= {"webhook-id": delivery_id(batch), "webhook-timestamp": str(int(now.timestamp()))}
-        return Letter(url=plain(config.url), body=body, headers=headers, secrets=secrets, note=note)
+        return Letter(url=url, body=body, headers=headers, secrets=secrets, note=note)
 
     def judge(self, reply: Reply) -> Outcome:
         """Any 2xx is a yes."""
@@ -85,24 +86,20 @@ def signature(secret: str, name: str, now: datetime, body: bytes) -> dict[str, s
 def own(batch: Batch, title: str, text: str, now: datetime) -> dict[str, Any]:
     """Write our own shape (``diagnose.alert/1``): keys are added, never renamed or taken away."""
     events = [
-        {"id": post.id, "kind": post.kind, "status": _status(post.facts), **_plain(post.facts)}
+        {"id": post.id, "kind": post.kind, "status": "resolved" if post.facts.over else "firing", **_plain(post.facts)}
         for post in batch.posts
         if post.facts is not None
     ]
-    firing = any(event["status"] == "firing" for event in _last(events).values())
+    newest = {event["key"]: event["status"] for event in events}
     return {
         "schema": SCHEMA,
         "sent_at": moment(now),
-        "status": "firing" if firing else "resolved",
+        "status": "firing" if "firing" in newest.values() else "resolved",
         "group": batch.posts[0].group if not batch.merged else "merged",
         "title": title,
         "text": text,
         "alerts": events,
     }
-
-
-def _last(events: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    return {str(event["key"]): event for event in events}
 
 
 def _plain(facts: Facts) -> dict[str, Any]:
@@ -141,9 +138,8 @@ def v4(batch: Batch, *, receiver: str, link: str) -> dict[str, Any]:
             alerts[gone["fingerprint"]] = gone
         told = alert(post.facts, labels=post.facts.labels, ended=post.facts.ended, link=link)
         alerts[told["fingerprint"]] = told
-    fires = any(one["status"] == "firing" for one in alerts.values()) or any(
-        post.others for post in _newest_of_groups(batch.posts)
-    )
+    newest = {post.group: post.others for post in batch.posts}  # of each group the last word
+    fires = any(one["status"] == "firing" for one in alerts.values()) or any(newest.values())
     every = list(alerts.values())
     group = {} if batch.merged else _common(every, "labels", only={"alertname", "target", "host"})
     return {
@@ -158,10 +154,6 @@ def v4(batch: Batch, *, receiver: str, link: str) -> dict[str, Any]:
         "externalURL": link,
         "alerts": every,
     }
-
-
-def _newest_of_groups(posts: Sequence[Post]) -> list[Post]:
-    return list({post.group: post for post in posts}.values())
 
 
 def alert(facts: Facts, *, labels: Mapping[str, str], ended: datetime | None, link: str) -> dict[str, Any]:
@@ -212,7 +204,3 @@ def _common(alerts: Sequence[Mapping[str, Any]], field: str, only: set[str] | No
 def moment(at: datetime) -> str:
     """Spell a time as RFC 3339 asks, in UTC, to the millisecond."""
     return at.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _status(facts: Facts) -> str:
-    return "resolved" if facts.over else "firing"

@@ -13,7 +13,7 @@ from diagnose.notices.message import Message, Writer
 from diagnose.notices.pack import Batch
 from diagnose.receivers.letter import Letter, as_json
 from diagnose.receivers.outcome import Outcome, Reply, by_code
-from diagnose.receivers.secrets import read
+from diagnose.receivers.secrets import of_url, read
 
 MOST_BYTES = 4096
 _MOST_TITLE_BYTES = 300
@@ -38,8 +38,7 @@ class WeComSender:
         calls = "".join(f"\n<@{name}>" for name in self.config.mentions)
         message = self.writer.write(batch.posts, MOST_BYTES - 2 * _MOST_TITLE_BYTES - size(calls))
         url = read(self.config.url)
-        secrets = (url, url.rsplit("=", 1)[-1])
-        return Letter(url=url, body=as_json(body(message, self.config)), secrets=secrets, note=message.note)
+        return Letter(url=url, body=as_json(body(message, self.config)), secrets=of_url(url), note=message.note)
 
     def judge(self, reply: Reply) -> Outcome:
         """``errcode`` 0, and nothing else."""
@@ -50,7 +49,6 @@ def body(message: Message, config: WeCom) -> dict[str, Any]:
     """Write the body; colours are ``info`` (green), ``warning`` (orange) and ``comment`` (grey)."""
     colour = "info" if message.over else "comment" if message.severity is Severity.INFO else "warning"
     title = cut(WECOM.escape(message.title), _MOST_TITLE_BYTES)
-    called = not message.over and message.severity is Severity.CRITICAL and not message.practice
-    calls = "".join(f"\n<@{name}>" for name in config.mentions) if called else ""
+    calls = "".join(f"\n<@{name}>" for name in config.mentions) if message.calls else ""
     whole = f'<font color="{colour}">{title}</font>\n{message.body}'
     return {"msgtype": "markdown", "markdown": {"content": cut(whole, MOST_BYTES - size(calls)) + calls}}

@@ -7,6 +7,15 @@ import unicodedata
 from collections.abc import Mapping
 
 _GROUP = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_NONE = "\x00"
+"""Stands for a label that is not there; no label holds it, for it draws nothing."""
+
+_WITHOUT = re.compile(
+    rf"[ \t]*(?:\([ \t]*{_NONE}[ \t]*\)|（[ \t]*{_NONE}[ \t]*）"
+    rf"|{_NONE}(?:[ \t]*{_NONE})*(?P<end>[ \t]+(?![.,;:!?)]))?)"
+)
+"""A place without its label, the parentheses that hold nothing else, and the blanks that it leaves too many."""
+
 _PLAIN_WORD = re.compile(r"[\w./:@%+=,-]{1,120}", re.ASCII)
 _MOST_VALUE_CHARS = 120
 _AROUND = 24
@@ -79,12 +88,11 @@ def fill(text: str, labels: Mapping[str, str], *, most: int = _MOST_VALUE_CHARS)
 
     >>> fill("GPU {gpu} is full ({size})", {"gpu": "3"})
     'GPU 3 is full'
+    >>> fill("{what}: see ss -l 'sport = :{port}'", {"port": "8180"})
+    ": see ss -l 'sport = :8180'"
     """
-    filled = _GROUP.sub(lambda found: stripped(labels.get(found[1]) or "", most), text)
-    if filled == text:
-        return text
-    filled = re.sub(r"[ \t]*(?:\([ \t]*\)|（[ \t]*）)", "", filled)
-    return re.sub(r" {2,}", " ", re.sub(r" +([.,;:!?)])", r"\1", filled)).strip()
+    filled = _GROUP.sub(lambda found: stripped(labels.get(found[1]) or "", most) or _NONE, text)
+    return _WITHOUT.sub(lambda found: found["end"] or "", filled).strip() if _NONE in filled else filled
 
 
 def fill_command(text: str, labels: Mapping[str, str]) -> str:

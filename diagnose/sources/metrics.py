@@ -6,6 +6,7 @@ processes gauges carry a ``pid``; those of processes that have gone stay in the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -86,7 +87,7 @@ class MetricsSense:
             more: Numbers of the same moment that belong to these.
         """
         reason = ""
-        for url in list(self._urls):
+        for url in self._urls:
             reason = reason or f"{url}: "
             try:
                 answer = await self._client.get(url)
@@ -95,18 +96,16 @@ class MetricsSense:
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 reason += " ".join(str(error).split())[:200] or type(error).__name__
                 continue
-            except ImportError:
-                return self._failing(now, "the library prometheus-client is missing. Install it beside diagnose.", 1)
             values = {**values, **(more or {})}
             told = Numbers(target=self._target, at=now, generation=generation, values=values)
             sees = [SourceSees(target=self._target, at=now, source=SOURCE)] if self._silent else []
             self._urls, self._failed, self._silent = [url], 0, False
             return [*sees, told]
-        return self._failing(now, f"{reason}. Give the server --metrics-port, and open it to this host.", _PATIENCE)
+        return self._failing(now, f"{reason}. Give the server --metrics-port, and open it to this host.")
 
-    def _failing(self, now: datetime, reason: str, patience: int) -> list[Numbers | SourceSilent | SourceSees]:
+    def _failing(self, now: datetime, reason: str) -> list[Numbers | SourceSilent | SourceSees]:
         self._failed += 1
-        if self._silent or self._failed < patience:
+        if self._silent or self._failed < _PATIENCE:
             return []
         self._silent = True
         return [SourceSilent(target=self._target, at=now, source=SOURCE, reason=reason)]
@@ -117,7 +116,6 @@ def numbers(text: str) -> dict[str, float]:
 
     Raises:
         ValueError: It is none, or not of a FastDeploy server.
-        ImportError: There is no parser.
     """
     from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - only for a ready server
 
@@ -130,7 +128,7 @@ def numbers(text: str) -> dict[str, float]:
     rows = _of_the_living(rows)
     found: dict[str, float] = {}
     for name, _, value in rows:
-        if value != value:  # noqa: PLR0124 - not a number
+        if math.isnan(value):
             continue
         if ours := _SUMS.get(name) or _TOTALS.get(name):
             found[ours] = found.get(ours, 0.0) + value

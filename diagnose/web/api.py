@@ -10,6 +10,7 @@ from typing import Any
 import anyio.to_thread
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -43,14 +44,6 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
     repetitive: bool
 
 
-class Problem(Exception):  # noqa: N818 - it is the answer
-    """What was asked cannot be read; the status and a sentence that says why."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-
-
 def app(
     *,
     targets: Collection[str],
@@ -74,7 +67,7 @@ def app(
 
     def known(target: str) -> None:
         if target not in targets:
-            raise Problem(404, f"no target {target!r}; there are: {', '.join(sorted(targets))}")
+            raise HTTPException(404, f"no target {target!r}; there are: {', '.join(sorted(targets))}")
 
     async def orders(request: Request) -> Response:
         order = await _read(request, Order)
@@ -98,7 +91,7 @@ def app(
 
     desks = {ORDERS: orders, ALERTS: alerts, OUTPUTS: outputs}
     routes = [Route(path, desk, methods=["POST"]) for path, desk in desks.items()]
-    return Starlette(routes=routes, exception_handlers={Problem: _problem})
+    return Starlette(routes=routes, exception_handlers={HTTPException: _problem})
 
 
 def _score(output: Output) -> OutputScored:
@@ -117,22 +110,23 @@ async def _read(request: Request, kind: Any) -> Any:  # noqa: ANN401 - kinds may
     """Read what was sent.
 
     Raises:
-        Problem: It is too large, or not of this kind.
+        HTTPException: It is too large, or not of this kind.
     """
     body = b""
     async for piece in request.stream():
         body += piece
         if len(body) > _MOST_BYTES:
-            raise Problem(413, f"at most {_MOST_BYTES} bytes are taken")
+            raise HTTPException(413, f"at most {_MOST_BYTES} bytes are taken")
     try:
         return codec.decode(body, kind)
     except msgspec.MsgspecError as error:
-        raise Problem(422, f"not understood: {error}") from error
+        raise HTTPException(422, f"not understood: {error}") from error
 
 
-def _problem(request: Request, error: Exception) -> Response:
+async def _problem(request: Request, error: Exception) -> Response:
     del request
-    return _json(error.status if isinstance(error, Problem) else 500, {"problem": str(error)})
+    status, text = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
+    return _json(status, {"problem": text})
 
 
 def _json(status: int, body: object) -> Response:

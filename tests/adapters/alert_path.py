@@ -84,7 +84,7 @@ class AlertPath:
         return sum(len(rows) for rows in self.alerting.outbox.rows.values())
 
 
-def live(folder: Path, config, script, *, pause=0.01, kill=False):
+def live(folder: Path, config, script, *, pause=0.01):
     """Live one life of the alert path, in a folder."""
 
     async def life():
@@ -97,8 +97,7 @@ def live(folder: Path, config, script, *, pause=0.01, kill=False):
                 tasks.start_soon(alerting.run)
                 tasks.start_soon(path.turns)
                 await script(path)
-                if not kill:
-                    await alerting.finish()
+                await alerting.finish()
                 tasks.cancel_scope.cancel()
 
     anyio.run(life)

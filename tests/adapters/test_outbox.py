@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,11 @@ from diagnose.model.rule import Severity
 from diagnose.notices.book import Book
 from diagnose.notices.post import Post
 from diagnose.outbox import DEAD, SENT, Outbox
+from diagnose.testing import NOON
 from tests.adapters.alert_path import alerts, live, trouble
 from tests.adapters.vendor import GOOD, serving
 
 ROOT = Path(__file__).parents[2]
-NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
 def post(name="1", receiver="chat", kind="fire", at=NOON):

@@ -33,6 +33,14 @@ def test_who_keeps_the_port_is_named(stranger):
         Server.wait_for_ports(serving_at(port), timedelta(0))
 
 
+def test_the_port_of_the_config_file_is_looked_at_and_not_the_usual_one(stranger, tmp_path):
+    port = stranger.getsockname()[1]
+    (tmp_path / "c.yaml").write_text(f"port: {port}\n")
+    spec = LaunchSpec(argv=("fastdeploy", "serve", "--config", "c.yaml"), cwd=str(tmp_path))
+    with pytest.raises(ActuatorError, match=f"port {port} is still held"):
+        Server.wait_for_ports(spec, timedelta(0))
+
+
 def test_a_port_that_becomes_free_in_time_is_waited_for(stranger):
     leaving = threading.Timer(0.3, stranger.close)
     leaving.start()

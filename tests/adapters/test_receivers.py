@@ -11,14 +11,16 @@ import pytest
 
 from diagnose import outbox
 from diagnose.errors import ConfigError
+from diagnose.model.rule import Severity
+from diagnose.notices.message import Message
 from diagnose.notices.question import AskResend
-from diagnose.receivers import dingtalk, feishu, make, webhook
+from diagnose.receivers import dingtalk, feishu, make, webhook, wecom
 from diagnose.receivers.outcome import Reply, by_status, retry_after
 from diagnose.receivers.secrets import hidden
+from diagnose.testing import NOON
 from tests.adapters.alert_path import alerts, live, trouble
 from tests.adapters.vendor import GOOD, serving
 
-NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 KINDS = sorted(GOOD)
 CHATS = ["slack", "feishu", "dingtalk", "wecom", "infoflow"]
 HOSTILE = "<!channel> <@all> <at id=all></at> [free](http://evil.example) *b* `c` & ![x](y)"
@@ -86,6 +88,7 @@ def test_an_incident_is_told_and_its_end_reaches_the_same_receiver_with_the_same
     live(tmp_path, config, ends)
     first, last = vendor.taken
     keys = [_key(kind, got) for got in (first, last)]
+    assert keys[0]
     assert keys[0] == keys[1]
     assert [_is_end(kind, got) for got in (first, last)] == [False, True]
     assert all("application/json" in got.headers["content-type"] for got in vendor.taken)
@@ -316,19 +319,54 @@ def test_a_hundred_incidents_with_long_chinese_lines_stay_within_the_limits(kind
     assert ("more" if lang == "en" else "另有") in told(kind, got), "what is left out is counted"
 
 
+@pytest.mark.parametrize(("kind", "vendor"), [both("feishu"), both("dingtalk")], indirect=["vendor"])
+def test_the_keyword_that_a_bot_asks_for_stands_in_a_message_however_long_its_title_is(
+    kind, vendor, tmp_path, monkeypatch
+):
+    async def life(path):
+        path.save(trouble("a1b2c3d4"))
+        await path.until(lambda: vendor.taken)
+
+    live(tmp_path, alerts(receiver(kind, vendor, monkeypatch, keyword="告警"), host="h" * 400), life)
+    assert "… 告警" in told(kind, vendor.taken[0])
+
+
+@pytest.mark.parametrize(
+    ("called", "more"),
+    [
+        pytest.param(True, {}, id="critical"),
+        pytest.param(False, {"severity": Severity.ERROR}, id="less than critical"),
+        pytest.param(False, {"over": True}, id="its end"),
+        pytest.param(False, {"practice": True}, id="a drill"),
+    ],
+)
+def test_people_are_called_by_name_for_what_is_critical_and_real(called, more):
+    url = {"env": "TEST_URL"}
+    ding, lark, group = alerts(
+        {"kind": "dingtalk", "name": "d", "url": url, "mobiles": ["13800000000"]},
+        {"kind": "feishu", "name": "f", "url": url, "mention_all": True},
+        {"kind": "wecom", "name": "w", "url": url, "mentions": ["mei"]},
+    ).receivers
+    said = Message(**{"title": "t", "body": "b", "severity": Severity.CRITICAL, "over": False, **more})
+    assert (dingtalk.body(said, ding)["at"]["atMobiles"] == ["13800000000"]) is called
+    assert ("<at id=all>" in json.dumps(feishu.body(said, lark))) is called
+    assert ("<@mei>" in json.dumps(wecom.body(said, group))) is called
+
+
 # --- secrets
 
 
-def test_secrets_are_never_in_what_people_see(tmp_path, monkeypatch):
-    with serving("feishu") as vendor:
-        vendor.answers = [(200, b'{"code":19021,"msg":"token SECRETTOKEN is wrong"}')]
+@pytest.mark.parametrize("path", ["/hook/SECRETTOKEN", "/send?key=SECRETTOKEN"])
+@pytest.mark.parametrize(("kind", "vendor"), [both(kind) for kind in CHATS], indirect=["vendor"])
+def test_secrets_are_never_in_what_people_see(kind, vendor, path, tmp_path, monkeypatch):
+    vendor.answers = [(200, b'{"code":19021,"errcode":19021,"msg":"token SECRETTOKEN is wrong"}')]
 
-        async def life(path):
-            path.save(trouble("a1b2c3d4"))
-            await path.until(lambda: path.alerting.outbox.health["it"].error)
+    async def life(path):
+        path.save(trouble("a1b2c3d4"))
+        await path.until(lambda: path.alerting.outbox.health["it"].error)
 
-        live(tmp_path, alerts(receiver("feishu", vendor, monkeypatch)), life)
-        assert "SECRETTOKEN" not in outbox.read(tmp_path).health["it"].error
+    live(tmp_path, alerts(receiver(kind, vendor, monkeypatch, path), retry={"first": "1m"}), life)
+    assert "token *** is wrong" in outbox.read(tmp_path).health["it"].error
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert b"SECRETTOKEN" not in stored
     assert hidden("https://x.example/a/b?key=1 and abcdef", ["abcdef"]) == "https://x.example/*** and ***"
@@ -370,8 +408,15 @@ def test_a_status_says_whether_to_try_again(reply, kind):
 
 @pytest.mark.parametrize(
     ("given", "seconds"),
-    [("7", 7), ("Sun, 01 Mar 2026 12:00:30 GMT", 30), ("Sun, 01 Mar 2026 11:00:30 GMT", 0), ("soon", None), ("", None)],
+    [
+        ("7", 7),
+        ("Sun, 01 Mar 2026 12:00:30 GMT", 30),
+        ("Sun, 01 Mar 2026 11:00:30 GMT", 0),
+        ("Sun, 01 Mar 99999999999999999999 12:00:30 GMT", None),
+        ("soon", None),
+        ("", None),
+    ],
 )
 def test_retry_after_is_seconds_or_a_date(given, seconds):
-    wait = retry_after(Reply(status=429, headers={"retry-after": given}, at=NOW))
+    wait = retry_after(Reply(status=429, headers={"retry-after": given}, at=NOON))
     assert (wait.total_seconds() if wait is not None else None) == seconds

@@ -62,7 +62,11 @@ def serving(kind):
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            body = self.rfile.read(length)
+            if len(body) < length:  # the client was killed on its way: nothing came
+                self.close_connection = True
+                return
             whole = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(whole.query).items()}
             headers = {name.lower(): value for name, value in self.headers.items()}

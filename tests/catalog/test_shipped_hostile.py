@@ -54,7 +54,7 @@ PLACES = {
     ),
     "an answer, inside": ("api", lambda text: f"request_output { ({'request_id': '1', 'outputs': {'text': text}})!r}"),
     "a chunk, inside": ("api", lambda text: f"The chat completion stream chunk { ({'id': '1', 'x': text})!r}"),
-    "another protocol": ("api", lambda text: f'Anthropic request: {{"max_tokens":5,"system":"{in_json(text)}"}}'),
+    "another protocol": ("api", lambda text: f'Messages request: {{"max_tokens":5,"system":"{in_json(text)}"}}'),
     "a wrong name of a model": (
         "api",
         lambda text: f"Unsupported model: [{in_line(text)}], support [default] or default",

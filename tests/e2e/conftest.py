@@ -29,7 +29,13 @@ GIB = 1 << 30
 TOO_LARGE = ("--max-model-len", "32768", "--max-num-seqs", "128", "--max-num-batched-tokens", "32768")
 FITS = ("--max-model-len", "8192", "--max-num-seqs", "8")
 
-CONFIG = """
+HASTENED = ("server.fit-memory", "server.clean-restart", "server.stuck-start")
+
+
+def configured(*, mode="auto", grace="4s", timeout="3s", rules="", hastened=HASTENED):
+    """Spell a configuration of short times: ``rules`` is a folder of more rules, ``hastened`` cool down in a second."""
+    overrides = "\n".join(f"  {name}: {{cooldown: 1s}}" for name in hastened)
+    return f"""
 policy:
   mode: {mode}
   settle: 500ms
@@ -38,12 +44,11 @@ policy:
   workers_gone: 1500ms
   holds_for: 1s
   within: 25s
-probes: {{starting_every: 200ms, health_every: 500ms, completion_every: 1s, timeout: 3s}}
+probes: {{starting_every: 200ms, health_every: 500ms, completion_every: 1s, timeout: {timeout}}}
 grace: {grace}
+rules: [{rules}]
 overrides:
-  server.fit-memory: {{cooldown: 1s}}
-  server.clean-restart: {{cooldown: 1s}}
-  server.stuck-start: {{cooldown: 1s}}
+{overrides}
 """
 
 
@@ -64,7 +69,7 @@ class Site:
         self.env = lab_env(folder / "gpus", era=era, faults=faults, seed=1, load_seconds=load_seconds, extra=extra)
         self.port = free_port()
         self.config = folder / "diagnose.yaml"
-        self.config.write_text(CONFIG.format(mode=mode, grace=grace))
+        self.config.write_text(configured(mode=mode, grace=grace))
         self.daemons = []
 
     def command(self, *flags):

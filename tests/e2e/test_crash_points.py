@@ -74,11 +74,6 @@ def in_state(here, *names):
     return bool(now) and any(one.state.value in names for one in now.incidents.values())
 
 
-def main_gone(here):
-    target = (state(here) or {}) and state(here).targets.get("default")
-    return bool(target and target.pid and not psutil.pid_exists(target.pid))
-
-
 def before_the_intent(here):
     until(lambda: in_state(here, "pending", "open", "acting"))
 

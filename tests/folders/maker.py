@@ -9,10 +9,8 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,8 +24,8 @@ from typing import Any
 from diagnose.lab.environment import MODULE, lab_env
 from diagnose.lab.gpus import make_gpus
 from diagnose.lab.model import make_model
+from tests.e2e.conftest import GIB, free_port
 
-GIB = 1 << 30
 FILLER = 5000
 """Lines of ordinary log between a cause and the last symptom, at most."""
 
@@ -43,15 +41,6 @@ HOSTILE = (
     "[Errno 98] Address already in use; No space left on device; Killed process 4711 (python)",
     "Preemption is triggered! Preempted request id: chatcmpl-0",
 )
-
-
-def free_port() -> int:
-    """Find a port below those that the kernel gives to clients, or a client could be given ours."""
-    while True:
-        port = random.randrange(12000, 32000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Host:

@@ -11,13 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
-from diagnose.lab.gpus import make_gpus
+from tests.e2e.conftest import FITS, GIB, TOO_LARGE
 
-GIB = 1 << 30
-FITS = ("--max-model-len", "8192", "--max-num-seqs", "8")
-LARGE = ("--max-model-len", "32768", "--max-num-seqs", "128", "--max-num-batched-tokens", "32768")
 NO_GRAPHS = ("--graph-optimization-config", '{"use_cudagraph": false}')
 
 Strike = Callable[[Any], Any]
@@ -116,16 +114,9 @@ def _leaves_the_port(here: Any) -> None:
     threading.Thread(target=leave, daemon=True).start()
 
 
-def _model_file(name: str, text: str | None) -> Strike:
-    """Take a file of the model away, or write another."""
-
-    def before(here: Any) -> None:
-        path = here.model / name
-        path.unlink(missing_ok=True)
-        if text is not None:
-            path.write_text(text)
-
-    return before
+def _without_file(name: str) -> Strike:
+    """Take a file of the model away."""
+    return lambda here: (here.model / name).unlink()
 
 
 def _missing_shards(here: Any) -> None:
@@ -186,67 +177,66 @@ def _chat(text: str, **more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], "max_tokens": 16, **more}
 
 
-def _card_of(gib: float, count: int) -> Strike:
-    return lambda here: make_gpus(here.folder / "gpus", count, int(gib * GIB), "Lab GPU")
-
-
 # --- the table
 
 
-def _both(name: str, **given: Any) -> list[Case]:
-    eras = str(given.pop("eras", "2.4 2.6")).split()
-    return [Case(name=name, era=era, **given) for era in eras]
-
-
-def _advice(name: str, cause: str | tuple[str, ...], **given: Any) -> list[Case]:
-    causes = (cause,) if isinstance(cause, str) else cause
-    return _both(name, causes=causes, end="advice", **given)
-
-
-def _cured(name: str, *causes: str, **given: Any) -> list[Case]:
-    return _both(name, causes=causes, **given)
+def _both(name: str, end: str, *causes: str, eras: tuple[str, ...] = ("2.4", "2.6"), **given: Any) -> list[Case]:
+    """Make the case in both eras; ``causes``, ``end`` and the rest as in `Case`."""
+    return [Case(name=name, era=era, causes=causes, end=end, **given) for era in eras]
 
 
 _LONG = _chat("write a long poem", max_tokens=200, ignore_eos=True)
 
 FAULTS: tuple[Case, ...] = tuple(
-    case
-    for cases in (
+    chain(
         # memory
-        _cured("profile-too-large", "gpu_oom_load", flags=LARGE, card_gib=3, seconds=60),
-        _cured("share-too-small", "kv_cache_insufficient", flags=(*FITS, "--gpu-memory-utilization", "0.25")),
-        _cured("context-too-long-for-card", "kv_cache_insufficient", flags=("--max-model-len", "131072"), card_gib=3),
-        _cured("share-too-large", "gpu_oom_load", flags=(*LARGE[:4], "--gpu-memory-utilization", "0.99"), card_gib=4),
-        _cured("neighbour-on-card", "gpu_oom_load", "kv_cache_insufficient", before=_neighbour(3), card_gib=5),
-        _cured("oom-while-serving", "gpu_oom_runtime", faults=("oom-serving@1#1",)),
-        _cured("kv-allocation-dies", "gpu_oom_load", faults=("hang-capture#1",), load_seconds=1.0),
+        _both("profile-too-large", "cured", "gpu_oom_load", flags=TOO_LARGE, card_gib=3, seconds=60),
+        _both("share-too-small", "cured", "kv_cache_insufficient", flags=(*FITS, "--gpu-memory-utilization", "0.25")),
+        _both(
+            "context-too-long-for-card",
+            "cured",
+            "kv_cache_insufficient",
+            flags=("--max-model-len", "131072"),
+            card_gib=3,
+        ),
+        _both(
+            "share-too-large",
+            "cured",
+            "gpu_oom_load",
+            flags=(*TOO_LARGE[:4], "--gpu-memory-utilization", "0.99"),
+            card_gib=4,
+        ),
+        _both("neighbour-on-card", "cured", "gpu_oom_load", "kv_cache_insufficient", before=_neighbour(3), card_gib=5),
+        _both("oom-while-serving", "cured", "gpu_oom_runtime", faults=("oom-serving@1#1",)),
+        _both("kv-allocation-dies", "cured", "gpu_oom_load", faults=("hang-capture#1",), load_seconds=1.0),
         # starts
-        _cured("dies-without-words", "worker_launch_failed", faults=("worker-error:kind=silent#1",)),
-        _cured("hangs-while-loading", "hang_on_load", faults=("hang-load#1",)),
-        _cured("stranger-leaves-port", "port_in_use", before=_leaves_the_port),
-        _cured("nccl-at-start", "nccl_comm", faults=("worker-error:kind=nccl#1",)),
+        _both("dies-without-words", "cured", "worker_launch_failed", faults=("worker-error:kind=silent#1",)),
+        _both("hangs-while-loading", "cured", "hang_on_load", faults=("hang-load#1",)),
+        _both("stranger-leaves-port", "cured", "port_in_use", before=_leaves_the_port),
+        _both("nccl-at-start", "cured", "nccl_comm", faults=("worker-error:kind=nccl#1",)),
         # serving
-        _cured("worker-killed", "worker_crash", "host_oom", faults=("worker-killed@1#1",)),
-        _cured("worker-segfault", "worker_crash", faults=("worker-segv@1#1",)),
-        _cured(
+        _both("worker-killed", "cured", "worker_crash", "host_oom", faults=("worker-killed@1#1",)),
+        _both("worker-segfault", "cured", "worker_crash", faults=("worker-segv@1#1",)),
+        _both(
             "killed-and-memory-stays",
+            "cured",
             "worker_crash",
             "host_oom",
             faults=("worker-killed@1#1", "zombie-memory:seconds=3#1"),
         ),
-        _cured("illegal-access", "cuda_illegal_access", faults=("worker-error@1:kind=illegal-access#1",)),
-        _cured("engine-bug", "framework_bug", faults=("worker-error@1:kind=bug#1",)),
-        _cured("main-killed", "worker_crash", "host_oom", strike=_signal_main(signal.SIGKILL)),
-        _cured("worker-frozen", "engine_stall", strike=_signal_worker(signal.SIGSTOP)),
-        _cured("main-frozen", "engine_stall", strike=_signal_main(signal.SIGSTOP)),
-        _cured("no-tokens", "engine_stall", faults=("stall@1#1",)),
-        _cured("intake-dead", "engine_stall", faults=("intake-dead@1#1",)),
-        _cured("flood-then-oom", "gpu_oom_runtime", faults=("log-flood@0:seconds=1#1", "oom-serving@2#1")),
+        _both("illegal-access", "cured", "cuda_illegal_access", faults=("worker-error@1:kind=illegal-access#1",)),
+        _both("engine-bug", "cured", "framework_bug", faults=("worker-error@1:kind=bug#1",)),
+        _both("main-killed", "cured", "worker_crash", "host_oom", strike=_signal_main(signal.SIGKILL)),
+        _both("worker-frozen", "cured", "engine_stall", strike=_signal_worker(signal.SIGSTOP)),
+        _both("main-frozen", "cured", "engine_stall", strike=_signal_main(signal.SIGSTOP)),
+        _both("no-tokens", "cured", "engine_stall", faults=("stall@1#1",)),
+        _both("intake-dead", "cured", "engine_stall", faults=("intake-dead@1#1",)),
+        _both("flood-then-oom", "cured", "gpu_oom_runtime", faults=("log-flood@0:seconds=1#1", "oom-serving@2#1")),
         # load: slowness and refusals, no outage; a person decides, and is shown the right change
         _both(
             "few-slots",
-            causes=("overload_503",),
-            end="approve",
+            "approve",
+            "overload_503",
             plan="--max-num-seqs 2 -> 4",
             flags=("--max-model-len", "8192", "--max-num-seqs", "2", "--max-concurrency", "8"),
             traffic=(14, _LONG),
@@ -254,17 +244,17 @@ FAULTS: tuple[Case, ...] = tuple(
         ),
         _both(
             "narrow-door",
-            causes=("overload_503",),
-            end="approve",
+            "approve",
+            "overload_503",
             plan="--max-concurrency 4 -> 16",
             flags=("--max-model-len", "8192", "--max-num-seqs", "32", "--max-concurrency", "4"),
             traffic=(10, _LONG),
-            eras="2.6",
+            eras=("2.6",),
         ),
         _both(
             "preempting",
-            causes=("kv_cache_insufficient",),
-            end="approve",
+            "approve",
+            "kv_cache_insufficient",
             plan="--max-num-seqs 8 -> 6",
             flags=("--max-model-len", "2048", "--max-num-seqs", "8", "--num-gpu-blocks-override", "36"),
             traffic=(8, _chat("word " * 150, max_tokens=500, ignore_eos=True)),
@@ -272,59 +262,57 @@ FAULTS: tuple[Case, ...] = tuple(
         ),
         _both(
             "answers-in-circles",
-            causes=("repetition",),
-            end="approve",
+            "approve",
+            "repetition",
             plan="--early-stop-config",
             faults=("repetition:tokens=3;words=!",),
         ),
         # what only a person can mend
-        _advice("weights-too-large", "gpu_oom_load", card_gib=0.5),
-        _advice("model-missing", "model_not_found", faults=("model-missing",)),
-        _advice("no-config", "model_not_found", before=_model_file("config.json", None)),
-        _advice("shards-missing", ("model_download_failed", "model_not_found"), before=_missing_shards),
-        _advice("no-weights", "model_not_found", before=_model_file("model.safetensors", None)),
-        _advice("weights-not-in-checkpoint", "model_not_found", faults=("exit-zero",)),
-        _advice("unknown-format", "model_format_mismatch", before=_no_dtype),
-        _advice("driver-too-old", "driver_too_old", faults=("cuda-mismatch",)),
-        _advice("cudnn-too-old", "cuda_version_mismatch", faults=("cuda-mismatch:kind=cudnn",)),
-        _advice("library-missing", "missing_shared_library", faults=("worker-error:kind=library",)),
-        _advice("no-kernel-for-card", "gpu_arch_unsupported", faults=("worker-error:kind=no-kernel",)),
-        _advice("disk-full", "disk_full", faults=("worker-error:kind=disk",)),
-        _advice("shm-full", "shm_exhausted", faults=("worker-error:kind=shm",)),
-        _advice("host-memory", "host_oom", faults=("worker-error:kind=host-memory",)),
-        _advice("no-such-card", "gpu_not_visible", env={"CUDA_VISIBLE_DEVICES": "7"}),
-        _advice("no-card-at-all", "gpu_not_visible", before=_card_gone),
-        _both("stranger-stays-on-port", causes=("port_in_use",), end="exhausted", before=_stranger_on_port),
-        _advice("quantization-name", "quantization_unsupported", flags=(*FITS, "--quantization", "INT4")),
-        _advice("no-such-flag", "invalid_argument", flags=(*FITS, "--quantize", "INT4")),
-        _advice("underscores", "invalid_argument", flags=("--max_model_len", "8192")),
-        _advice("too-many-sequences", "invalid_argument", flags=("--max-num-seqs", "300")),
-        _advice(
-            "batch-too-small", "invalid_argument", flags=("--max-num-seqs", "128", "--max-num-batched-tokens", "100")
+        _both("weights-too-large", "advice", "gpu_oom_load", card_gib=0.5),
+        _both("model-missing", "advice", "model_not_found", faults=("model-missing",)),
+        _both("no-config", "advice", "model_not_found", before=_without_file("config.json")),
+        _both("shards-missing", "advice", "model_download_failed", "model_not_found", before=_missing_shards),
+        _both("no-weights", "advice", "model_not_found", before=_without_file("model.safetensors")),
+        _both("weights-not-in-checkpoint", "advice", "model_not_found", faults=("exit-zero",)),
+        _both("unknown-format", "advice", "model_format_mismatch", before=_no_dtype),
+        _both("driver-too-old", "advice", "driver_too_old", faults=("cuda-mismatch",)),
+        _both("cudnn-too-old", "advice", "cuda_version_mismatch", faults=("cuda-mismatch:kind=cudnn",)),
+        _both("library-missing", "advice", "missing_shared_library", faults=("worker-error:kind=library",)),
+        _both("no-kernel-for-card", "advice", "gpu_arch_unsupported", faults=("worker-error:kind=no-kernel",)),
+        _both("disk-full", "advice", "disk_full", faults=("worker-error:kind=disk",)),
+        _both("shm-full", "advice", "shm_exhausted", faults=("worker-error:kind=shm",)),
+        _both("host-memory", "advice", "host_oom", faults=("worker-error:kind=host-memory",)),
+        _both("no-such-card", "advice", "gpu_not_visible", env={"CUDA_VISIBLE_DEVICES": "7"}),
+        _both("no-card-at-all", "advice", "gpu_not_visible", before=_card_gone),
+        _both("stranger-stays-on-port", "exhausted", "port_in_use", before=_stranger_on_port),
+        _both("quantization-name", "advice", "quantization_unsupported", flags=(*FITS, "--quantization", "INT4")),
+        _both("no-such-flag", "advice", "invalid_argument", flags=(*FITS, "--quantize", "INT4")),
+        _both("underscores", "advice", "invalid_argument", flags=("--max_model_len", "8192")),
+        _both("too-many-sequences", "advice", "invalid_argument", flags=("--max-num-seqs", "300")),
+        _both(
+            "batch-too-small",
+            "advice",
+            "invalid_argument",
+            flags=("--max-num-seqs", "128", "--max-num-batched-tokens", "100"),
         ),
     )
-    for case in cases
 )
 
 HEALTHY: tuple[Case, ...] = tuple(
-    case
-    for cases in (
-        _both("slow-but-healthy", end="calm", traffic=(4, _chat("slowly")), tokens_per_second=14),
-        _both("client-errors", end="calm", strike=_wrong_requests),
-        _both("spike-within-capacity", end="calm", flags=(*FITS[:2], "--max-num-seqs", "32"), strike=_spike),
-        _both("operator-restarts", end="calm", strike=_operator_restarts),
+    chain(
+        _both("slow-but-healthy", "calm", traffic=(4, _chat("slowly")), tokens_per_second=14),
+        _both("client-errors", "calm", strike=_wrong_requests),
+        _both("spike-within-capacity", "calm", flags=(*FITS[:2], "--max-num-seqs", "32"), strike=_spike),
+        _both("operator-restarts", "calm", strike=_operator_restarts),
         _both(
             "rotation-storm",
-            end="calm",
+            "calm",
             faults=("log-flood@0:seconds=4",),
             strike=_rotate,
             traffic=(3, _chat("rotate")),
         ),
-        _both(
-            "card-at-97-percent", end="calm", flags=(*FITS, "--gpu-memory-utilization", "0.97", *NO_GRAPHS), card_gib=4
-        ),
+        _both("card-at-97-percent", "calm", flags=(*FITS, "--gpu-memory-utilization", "0.97", *NO_GRAPHS), card_gib=4),
     )
-    for case in cases
 )
 
 ALL = {case.key: case for case in (*FAULTS, *HEALTHY)}

@@ -20,7 +20,6 @@ from diagnose.lab.environment import SITE
 from diagnose.launch.spec import fastdeploy_part
 
 GIB = 1 << 30
-MOST_UTILIZATION = 0.95
 
 
 def _load(name: str) -> ModuleType:
@@ -33,7 +32,8 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-memory, errors, lab_args, checks = _load("memory"), _load("errors"), _load("args"), _load("checks")
+memory, errors, logs = _load("memory"), _load("errors"), _load("logs")
+lab_args, checks = _load("args"), _load("checks")
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,26 @@ class Flags:
     block: int = 64
     whole: bool = False
 
+    @property
+    def least_blocks(self) -> int:
+        """Without so many blocks of the KV cache a start is refused."""
+        least: int = memory.least_blocks(self.length, self.block)
+        return least
+
     def refused(self) -> bool:
         """Whether the main process would end at once: the numbers do not go together."""
-        return (
-            (self.whole and self.tokens < self.length)
-            or not self.seqs <= self.tokens <= self.seqs * self.length
-            or self.seqs > 256
-            or self.tokens < self.block
-            or self.utilization > 1
-        )
+        numbers = {
+            "max_num_seqs": self.seqs,
+            "max_model_len": self.length,
+            "max_num_batched_tokens": self.tokens,
+            "block_size": self.block,
+        }
+        chosen = argparse.Namespace(**{**_defaults(), **numbers})
+        try:
+            checks.check_numbers(chosen, v1=not self.whole, chunked=not self.whole)
+        except checks.ConfigError:
+            return True
+        return self.utilization > 1
 
 
 @dataclass(frozen=True)
@@ -86,10 +97,8 @@ class Walk:
 
     end: str = ""
     used: int = 0
-    reserved: int = 0
     asked: int = 0
     before_profile: int = 0
-    peak: int = 0
     available: int = 0
     blocks: int = 0
     captured: list[int] = field(default_factory=list)
@@ -123,62 +132,53 @@ def _walk(host: Host, flags: Flags) -> Walk:  # noqa: C901  # one start, step by
     """Take what `worker_process.Worker` takes, in its order."""
     batch = (flags.tokens, flags.seqs, flags.quantization, flags.graphs, flags.ranks, flags.block)
     need, sizes = _demand(host.key, *batch)
-    walk = Walk(used=host.hidden.neighbour, need=need, sizes=sizes)
+    hidden, total = host.hidden, host.total
+    walk = Walk(used=hidden.neighbour + hidden.context, need=need, sizes=sizes)
 
-    def take(size: int) -> bool:
-        if walk.used + size > host.total:
-            walk.asked = size
-            return False
-        walk.used += size
-        walk.reserved += size
+    def take(phase: str, *parts: int) -> bool:
+        """Take all parts; the first that does not fit ends the start in this phase."""
+        for size in parts:
+            if walk.used + size > total:
+                walk.end, walk.asked = phase, size
+                return False
+            walk.used += size
         return True
 
-    if not take(host.hidden.context):
-        walk.end = "context"
-        return walk
-    weights = int(need.weights * (1 + host.hidden.fragmentation))
-    shards = max(2, min(12, weights // GIB + 1))
-    parts = [weights - weights // shards * (shards - 1)] + [weights // shards] * (shards - 1)
-    if not (take(weights) if walk.used + weights <= host.total else all(take(part) for part in parts)):
-        walk.end = "load"
+    if not take("load", *hidden.shards(need)):
         return walk
     if flags.override:
         walk.blocks = flags.override
     else:
         walk.before_profile = walk.used
-        walk.peak = int(need.activations * host.hidden.activation)
-        if not take(walk.peak):
-            walk.end = "profile"
+        if not take("profile", hidden.peak(need)):
             return walk
-        walk.available = int(host.total * flags.utilization) - walk.used
+        walk.available = memory.kv_bytes(total, walk.used, flags.utilization)
         walk.blocks = min(walk.available // need.block, memory.BLOCKS_CAP)
         if walk.blocks <= 0:
             walk.end = "blocks-negative"
             return walk
-    if walk.blocks < flags.length // flags.block + 2:
+    if walk.blocks < flags.least_blocks:
         walk.end = "blocks-few"
         return walk
-    if not take(walk.blocks * need.block):
-        walk.end = "kv"
+    if not (take("kv", walk.blocks * need.block) and take("capture", hidden.workspace)):
         return walk
-    if not take(host.hidden.workspace):
-        walk.end = "capture"
-        return walk
-    part = int(need.capture * host.hidden.capture) // max(1, len(sizes))
     for size in reversed(sizes):
-        if not take(part):
-            walk.end = "capture"
+        if not take("capture", hidden.graph(need, sizes)):
             return walk
         walk.captured.append(size)
-    peak = int(need.activations * host.hidden.activation)
-    if flags.override and walk.used + peak > host.total:
-        walk.asked, walk.end = peak, "serving"  # without a profile run nobody kept room for the first long prompt
+    if flags.override and walk.used + hidden.peak(need) > total:
+        walk.end, walk.asked = "serving", hidden.peak(need)  # without a profile run nobody kept room for that
     return walk
 
 
 @cache
-def _parser(modern: bool) -> argparse.ArgumentParser:  # noqa: FBT001  # a key of the cache
+def _parser(*, modern: bool) -> argparse.ArgumentParser:
     return lab_args.build_parser(modern=modern)
+
+
+@cache
+def _defaults() -> Mapping[str, Any]:
+    return vars(_parser(modern=True).parse_args([]))
 
 
 def read_flags(argv: Sequence[str], env: Mapping[str, str], version: str) -> Flags:
@@ -188,7 +188,7 @@ def read_flags(argv: Sequence[str], env: Mapping[str, str], version: str) -> Fla
         SystemExit: The parser does not know a flag.
         ConfigError: The main process would refuse the numbers.
     """
-    args: argparse.Namespace = _parser(version == "2.6.0").parse_args(list(argv[fastdeploy_part(argv) :]))
+    args: argparse.Namespace = _parser(modern=version == "2.6.0").parse_args(list(argv[fastdeploy_part(argv) :]))
     v1 = env.get("ENABLE_V1_KVCACHE_SCHEDULER", "0" if version < "2.1" else "1") != "0"
     chunked = args.enable_chunked_prefill or version >= "2.2"
     if args.max_num_batched_tokens is None and not v1:
@@ -230,13 +230,9 @@ class Start:
         return text if self._modern else f"{text},{now.microsecond // 1000:03d}"
 
     def _log(self, name: str, text: str, at: str, level: str = "INFO") -> None:
-        if self._modern:
-            name = {"gpu_worker": "worker_process", "gpu_model_runner": "worker_process", "config": "fastdeploy"}.get(
-                name, name
-            )
         file, _, line = at.partition(":")
         record = f"{level:<8} {self._stamp()} 4711  {file}[line:{line}] {text}"
-        self.files.setdefault(f"log/{name}.log", []).append(record)
+        self.files.setdefault(f"log/{logs.file_of(name, modern=self._modern)}.log", []).append(record)
 
     def _worker(self, text: str) -> None:
         for rank in range(self._flags.ranks):
@@ -254,13 +250,8 @@ class Start:
         self._console(f"INFO     {self._stamp()} 4700  engine.py[line:331] Waiting for worker processes to be ready...")
         self._worker("======================= Modified FLAGS detected =======================")
         self._worker("\rLoading safetensors checkpoint shards:   0%|          | 0/2 [00:00<00:02,  1.02s/it]")
-        if walk.end in {"context", "load"}:
-            frames = (
-                errors.LOAD
-                if walk.end == "load"
-                else ((errors.WORKER, 1187, "run_worker_proc", "worker_proc.init_device()"),)
-            )
-            return self._dies(frames)
+        if walk.end == "load":
+            return self._dies(errors.LOAD)
         self._worker("\rLoading safetensors checkpoint shards: 100%|██████████| 2/2 [00:02<00:00,  1.02s/it]")
         if not flags.override:
             self._profile()
@@ -285,59 +276,40 @@ class Start:
 
     def _profile(self) -> None:
         walk, flags, total = self.walk, self._flags, self._host.total
-        first = (flags.length // flags.block + 2) * flags.seqs
+        first = flags.least_blocks * flags.seqs
         self._log("config", f"Doing profile, the total_block_num:{first}", "config.py:1422")
         self._report("Before running the profile, the memory usage info is as follows:", walk.before_profile)
         if walk.end == "profile":
             return self._dies(errors.PROFILE)
-        used = walk.before_profile + walk.peak
+        used = walk.before_profile + self._host.hidden.peak(walk.need)
         tail = (f"\nAvailable KV Cache meomory: {walk.available / GIB}", "Profile time: 12.5")
         self._report("After running the profile, the memory usage info is as follows:", used, tail)
-        say = f"------- available_kv_cache_memory:{walk.available / GIB} GB --------"
-        self._log("worker_process", say, "worker_process.py:577")
-        counted = walk.available // walk.need.block
-        if counted > walk.blocks:
-            self._log(
-                "worker_process", f"------- Reset num_blocks_local {counted} to {walk.blocks}", "worker_process.py:582"
-            )
-        block = f"------- model_block_memory_used:{walk.need.block / GIB} GB --------"
-        self._log("worker_process", block, "worker_process.py:585")
-        self._log("worker_process", f"------- num_blocks_local:{walk.blocks} --------", "worker_process.py:586")
+        for text, place in memory.blocks_report(walk.available, walk.need.block, walk.blocks):
+            self._log("worker_process", text, place)
         assert used <= total
         if walk.end == "blocks-negative":
-            error = (
-                f"ValueError: The total number of blocks cannot be less than zero bug got {walk.blocks}. Please"
-                " increase gpu_memory_utilization Or decrease max_num_batched_tokens(max model length)."
-            )
-            self._worker(errors.worker_traceback(error, *errors.NO_BLOCKS))
+            self._worker(errors.no_blocks(walk.blocks))
             self._launch_failed()
         return None
 
     def _report(self, title: str, used: int, tail: tuple[str, ...] = ()) -> None:
-        total, reserved = self._host.total, used - self._host.hidden.neighbour
-        lines = (
+        hidden = self._host.hidden
+        text = memory.usage_report(
             title,
-            f"\nDevice Total memory: {total / GIB}",
-            f"\nDevice used memory: {used / GIB}",
-            f"\nDevice free memory: {(total - used) / GIB}",
-            f"\nPaddle reserved memory: {reserved / GIB}",
-            f"\nPaddle allocated memory: {(reserved - self._host.hidden.context) / GIB}",
-            *tail,
+            total=self._host.total,
+            used=used,
+            reserved=used - hidden.neighbour,
+            context=hidden.context,
+            tail=tail,
         )
-        self._log("gpu_worker", str(lines), "gpu_worker.py:121")
+        self._log("gpu_worker", text, "gpu_worker.py:121")
 
     def _dies(self, frames: Any) -> None:
         walk = self.walk
         free = self._host.total - walk.used
         text = errors.out_of_memory(gpu=0, asked=walk.asked, used=walk.used, free=free, frames=frames)
         if frames is errors.CAPTURE and self._modern:
-            error = (
-                "RuntimeError: CUDA out of memory occurred when warming up CUDAGraph with the capture sizes"
-                f" {list(walk.sizes)}. Please try lowering `max_num_seqs` or `gpu_memory_utilization` when"
-                " initializing the engine."
-            )
-            text += "\nThe above exception was the direct cause of the following exception:\n\n"
-            text += errors.worker_traceback(error, *errors.CAPTURE[:2])
+            text = errors.capture_failed(text, walk.sizes)
         self._worker(text)
         self._launch_failed()
 
@@ -346,19 +318,8 @@ class Start:
         self._console(f"ERROR    {self._stamp()} 4700  engine.py[line:211] {text}")
 
     def _too_few(self) -> None:
-        need = self._flags.length // self._flags.block + 2
-        if self._flags.override:
-            text = (
-                f"prefill_kvcache_block_num: {self.walk.blocks} should be larger than or equal to {need},"
-                " please reduce the max_model_len or increase num_gpu_blocks_override"
-            )
-        else:
-            text = (
-                f"current device block num: {self.walk.blocks} should be larger than or equal to {need},"
-                " please reduce the max_model_len or replace the machine with larger GPU cards"
-            )
-        frame = ("config.py", 1444, "reset", "assert (")
-        self._console(errors.main_traceback(f"AssertionError: {text}", frame))
+        flags = self._flags
+        self._console(errors.few_blocks(self.walk.blocks, flags.least_blocks, override=bool(flags.override)))
 
     def pieces(self) -> Iterator[tuple[str, bytes]]:
         """Yield each file with what was written to it."""

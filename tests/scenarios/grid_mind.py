@@ -6,19 +6,15 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from functools import cache
 
 from diagnose.capacity.shapes import shape_from_config
-from diagnose.catalog import load
-from diagnose.catalog.cache import matcher
-from diagnose.engine.match import Carry, Matcher
+from diagnose.engine.match import Carry
 from diagnose.engine.policy import Policy
 from diagnose.engine.state import State
 from diagnose.engine.step import step
 from diagnose.launch.flags import accepted
 from diagnose.model.effect import Effect, Perform
 from diagnose.model.incident import Incident, Intent
-from diagnose.model.knowledge import Knowledge
 from diagnose.model.launch import LaunchSpec
 from diagnose.model.observation import (
     GpuSample,
@@ -34,19 +30,13 @@ from diagnose.model.observation import (
 )
 from diagnose.model.remedy import Mode, ServerRestart
 from diagnose.profiles.fastdeploy import stream_of
-from tests.scenarios.grid_lab import Host, Start, read_flags
+from tests.scenarios import world_lines
+from tests.scenarios.grid_lab import Host, Start, checks, read_flags
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 MOST_RESTARTS = 6
 _PATIENCE = 40
 """Turns of a few seconds without a decision: then none will come."""
-
-
-@cache
-def known() -> tuple[Knowledge, Matcher]:
-    """Return the shipped rules and remedies, and what finds them."""
-    knowledge = load.read_files([load.shipped("rules"), load.shipped("remedies")])
-    return knowledge, matcher(knowledge)
 
 
 @dataclass(frozen=True)
@@ -85,7 +75,7 @@ class Mind:
 
     def __init__(self, host: Host, spec: LaunchSpec, version: str, *, consent: bool = False) -> None:
         self.host, self.spec, self.version, self.consent = host, spec, version, consent
-        self.knowledge, self.matcher = known()
+        self.knowledge, self.matcher = world_lines.knowledge(), world_lines.matcher()
         self.policy = Policy(mode=Mode.AUTO)
         self.state, self.now, self.generation = State(), NOON, 0
         self.ends: list[str] = []
@@ -148,7 +138,7 @@ class Mind:
         flags = read_flags(spec.argv, spec.env, self.version)
         start = Start(self.host, flags, at=self.now + timedelta(seconds=1), modern=self.modern)
         self.ends.append(start.walk.end)
-        self.tell(facts, started, *self._cards(flags.ranks, start.walk.used, start.walk.reserved))
+        self.tell(facts, started, *self._cards(flags.ranks, start.walk.used - self.host.hidden.neighbour))
         self.now += timedelta(seconds=60)
         matches = self._read(start)
         if start.serves:
@@ -162,7 +152,7 @@ class Mind:
             )
             for role, code in ends
         ]
-        effects.append(self.tell(*exits, *self._cards(flags.ranks, self.host.hidden.neighbour, 0)))
+        effects.append(self.tell(*exits, *self._cards(flags.ranks, 0)))
         return next((one for many in effects for one in _intents(many)), None)
 
     def _read(self, start: Start) -> list[Observation]:
@@ -180,7 +170,7 @@ class Mind:
             found += self.matcher.scan(lines, Carry())[0]
         return found
 
-    def _cards(self, ranks: int, used: int, own: int) -> Sequence[GpuSample]:
+    def _cards(self, ranks: int, own: int) -> Sequence[GpuSample]:
         return [
             GpuSample(
                 target="t",
@@ -188,7 +178,7 @@ class Mind:
                 index=rank,
                 name="Lab",
                 total_bytes=self.host.total,
-                used_bytes=used,
+                used_bytes=self.host.hidden.neighbour + own,
                 own_bytes=own,
             )
             for rank in range(ranks)
@@ -262,7 +252,7 @@ class Mind:
 def _refused(argv: Sequence[str], env: Mapping[str, str], version: str) -> list[str]:
     try:
         flags = read_flags(argv, env, version)
-    except (SystemExit, Exception) as error:  # noqa: BLE001  # the lab's module is loaded by path: its errors have no name here
+    except (SystemExit, checks.ConfigError) as error:
         return [f"refused: {error}"]
     return ["refused: the lengths do not go together"] if flags.refused() else []
 

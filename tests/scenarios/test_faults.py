@@ -64,6 +64,8 @@ def test_healthy_servers_are_left_alone(results: list[Result]):
 def test_what_only_a_person_may_mend_is_shown_and_not_tried(results: list[Result]):
     tried = [one for one in of(results, "advice", "approve") if one.acts]
     assert not tried, told(tried)
+    hidden = [one for one in of(results, "advice", "exhausted") if one.end != one.case.end]
+    assert not hidden, told(hidden)
 
 
 def test_the_change_that_a_person_is_asked_for_is_the_one_that_helps(results: list[Result]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import copy
 from datetime import timedelta
 from itertools import pairwise
 
@@ -67,9 +68,8 @@ POLICIES = st.sampled_from(
 
 def play(world: World, happenings) -> None:
     """Let it happen, then let it come to rest."""
-    for name, server in world.servers.items():
+    for name in world.servers:
         world.start(name)
-        del server
     for place, (what, how) in enumerate(happenings):
         _happen(world, sorted(world.servers)[place % len(world.servers)], what, how)
         world.wait(5)
@@ -89,9 +89,10 @@ def _happen(world: World, name: str, what: str, how) -> None:
 
 
 def _fault(world: World, server, how) -> None:
-    server.faults.append(Fault(how.kind, how.times, how.cure, how.after))
-    if server.alive and how.kind in SERVES and server.serving:
-        _strike(world, server)
+    fault = copy(how)
+    server.faults.append(fault)
+    if server.serving and fault.kind in SERVES and fault.strikes(server.spec.argv):
+        world.strike(server, fault, fault.after)
 
 
 def _new_command(world: World, server, how) -> None:
@@ -135,18 +136,6 @@ _DEEDS = {
 }
 
 
-def _strike(world: World, server) -> None:
-    generation = server.generation
-
-    def when(seconds, do):
-        world.later(seconds, lambda: do() if server.alive and server.generation == generation else None)
-
-    fault = server.faults[-1]
-    if fault.strikes(server.spec.argv):
-        fault.times -= 1
-        when(fault.after, lambda: SERVES[fault.kind](world, server, when))
-
-
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", [pytest.param(EXAMPLES, id=f"{EXAMPLES}-schedules")])
 @given(
@@ -167,7 +156,7 @@ def test_whatever_happens_acts_are_verified_failed_ones_undone_and_all_brakes_ho
 ):
     del number
     world = World(policy=policy, skew=timedelta(seconds=skew), targets=("a", "b") if two else ("a",))
-    world.servers["a"].faults += [Fault(one.kind, one.times, one.cure, one.after) for one in first]
+    world.servers["a"].faults += map(copy, first)
     play(world, happenings)
 
 

@@ -16,6 +16,7 @@ import msgspec
 from diagnose.engine.policy import Policy
 from diagnose.engine.state import State
 from diagnose.engine.step import step
+from diagnose.launch.overlays import effective
 from diagnose.launch.spec import occurrences
 from diagnose.model import codec
 from diagnose.model.effect import Effect, Perform, SaveIncident
@@ -129,11 +130,9 @@ class Server:
     workers: int = 0
     log_bytes: int = 0
     lines: int = 0
-    busy: bool = False
     faults: list[Fault] = field(default_factory=list)
-    ends: list[int | None] = field(default_factory=list)
     down_at: datetime | None = None
-    was_ready: list[tuple[datetime, int]] = field(default_factory=list)
+    served_with: set[tuple[str, ...]] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -161,23 +160,21 @@ class World:
         targets: Sequence[str] = ("t",),
         command: Sequence[str] = COMMAND,
         skew: timedelta = timedelta(0),
-        card_gib: float = 24,
         knowledge: Knowledge | None = None,
     ) -> None:
         self.policy = policy or Policy(mode=Mode.AUTO)
         self.knowledge = knowledge or world_lines.knowledge()
         self.state, self.now = State(), NOON
-        self.skew, self.card = skew, int(card_gib * GIB)
+        self.skew = skew
         self.turns: list[Turn] = []
         self.outcomes: list[Outcome] = []
-        self.restarts: list[datetime] = []
+        self.daemons = 1
         self.orders: list[Order] = []
         self.bad_hands: list[str] = []
         self.deaf = False
         self._agenda: list[tuple[datetime, int, Callable[[], None]]] = []
         self._count = 0
         self._news: list[Observation] = []
-        self.commands: dict[str, dict[int, tuple[str, ...]]] = {name: {} for name in targets}
         self.servers: dict[str, Server] = {}
         for name in targets:
             spec = LaunchSpec(argv=tuple(command), cwd="/srv")
@@ -229,8 +226,7 @@ class World:
         server.spec = spec or server.spec
         server.generation += 1
         server.pid = 100 * server.generation
-        self.commands[name][server.generation] = server.spec.argv
-        server.alive, server.serving, server.sick, server.moving, server.busy = True, False, "", True, False
+        server.alive, server.serving, server.sick, server.moving = True, False, "", True
         server.workers, server.log_bytes = 1, 1
         self.tell(
             ServerStarted(
@@ -249,37 +245,41 @@ class World:
                 ServerFacts(target=name, at=self.now, version="2.6", flags=FLAGS, flags_from="table", model=SHAPE)
             )
         self.write(name, "start")
-        self._live(server, self._fault_of(server), server.generation)
+        self._live(server)
 
-    def _fault_of(self, server: Server) -> Fault | None:
-        for fault in server.faults:
-            if fault.strikes(server.spec.argv):
-                fault.times -= 1
-                return fault
-        return None
-
-    def _live(self, server: Server, fault: Fault | None, generation: int) -> None:
+    def _live(self, server: Server) -> None:
         """Lay down how this start goes."""
-
-        def still() -> bool:
-            return server.alive and server.generation == generation
-
-        def when(seconds: float, do: Callable[[], None]) -> None:
-            self.later(seconds, lambda: do() if still() else None)
-
+        fault = next((one for one in server.faults if one.strikes(server.spec.argv)), None)
+        when = self._when(server)
         when(5, lambda: self.write(server.name, "loading"))
         if fault and fault.kind in STARTS:
+            fault.times -= 1
             STARTS[fault.kind](self, server, when)
             return
         when(12, lambda: self.write(server.name, "kv-cache"))
         when(LOAD_SECONDS, lambda: self._up(server))
         if fault:
-            when(LOAD_SECONDS + fault.after, lambda: SERVES[fault.kind](self, server, when))
+            self.strike(server, fault, LOAD_SECONDS + fault.after)
+
+    def strike(self, server: Server, fault: Fault, seconds: float) -> None:
+        """Let a fault come over this start once it serves, after so many seconds."""
+        fault.times -= 1
+        when = self._when(server)
+        when(seconds, lambda: SERVES[fault.kind](self, server, when))
+
+    def _when(self, server: Server) -> When:
+        """Return what does a thing later, if this start of the server still lives then."""
+        generation = server.generation
+
+        def when(seconds: float, do: Callable[[], None]) -> None:
+            self.later(seconds, lambda: do() if server.alive and server.generation == generation else None)
+
+        return when
 
     def _up(self, server: Server) -> None:
         self.write(server.name, "up")
         server.serving = True
-        server.was_ready.append((self.now, server.generation))
+        server.served_with.add(server.spec.argv)
 
     def ends(self, name: str, code: int | None, *, worker: bool = False, expected: bool = False) -> None:
         """End the main process, or one worker of it."""
@@ -304,9 +304,7 @@ class World:
             )
         )
 
-    def write(
-        self, name: str, what: str, *, fresh: bool = True, attempt: int | None = None, skew: timedelta | None = None
-    ) -> list[LogMatch]:
+    def write(self, name: str, what: str, *, fresh: bool = True, attempt: int | None = None) -> None:
         """Write lines; they are read at once."""
         server = self.servers[name]
         server.lines += 10
@@ -317,11 +315,10 @@ class World:
             at=self.now,
             line=server.lines,
             attempt=attempt if attempt is not None else max(server.generation, 1),
-            skew=self.skew if skew is None else skew,
+            skew=self.skew,
             fresh=fresh,
         )
         self.tell(*lines)
-        return lines
 
     # --- senses
 
@@ -370,7 +367,7 @@ class World:
             at=self.now,
             index=0,
             name="Card",
-            total_bytes=self.card,
+            total_bytes=24 * GIB,
             used_bytes=0,
             own_bytes=0,
         )
@@ -402,8 +399,8 @@ class World:
 
     def _by_daemon(self, do: Callable[[], None]) -> Callable[[], None]:
         """What a daemon's hands do is not done when that daemon has died meanwhile."""
-        lives = len(self.restarts)
-        return lambda: do() if len(self.restarts) == lives else None
+        daemon = self.daemons
+        return lambda: do() if self.daemons == daemon else None
 
     def _done(self, intent: Intent, *, ok: bool, recovered: bool = False) -> None:
         action = RECOVERED if recovered else "server.restart"
@@ -420,7 +417,7 @@ class World:
         Args:
             command: What the operator starts it with now, where that is another command.
         """
-        self.restarts.append(self.now)
+        self.daemons += 1
         self.deaf, self._news = True, []
         self.wait(seconds)
         self.deaf = False
@@ -455,7 +452,7 @@ class World:
                     one.plan for one in cut_short if any(isinstance(step_, ServerRestart) for step_ in one.plan.steps)
                 ]
                 overlays = restarts[-1].overlays if restarts else target.overlays
-            self.start(server.name, _laid(spec, overlays))
+            self.start(server.name, effective(spec, overlays))
         for intent in cut_short:
             done = server.generation > intent.generation and server.spec.argv == intent.plan.after.argv
             self._done(intent, ok=done, recovered=True)
@@ -489,12 +486,6 @@ class World:
     def incidents(self) -> dict[str, Incident]:
         """Every incident ever told of, as told last."""
         return {one.id: one for _, one in self.saved}
-
-
-def _laid(spec: LaunchSpec, overlays: Sequence[object]) -> LaunchSpec:
-    from diagnose.launch.overlays import effective  # noqa: PLC0415 - the shell's own arithmetic, used here alone
-
-    return effective(spec, overlays)  # type: ignore[arg-type]
 
 
 # --- what can be wrong

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 from diagnose.engine.state import State
@@ -12,7 +11,7 @@ from diagnose.model import codec
 from diagnose.model.effect import Answered
 from diagnose.model.incident import Incident, Intent
 from diagnose.model.incident import State as Stands
-from diagnose.model.observation import LogMatch, ProbeResult, ProcessExit, ProcessSample, ServerStarted
+from diagnose.model.observation import ProbeResult, ProcessExit, ProcessSample, ServerStarted
 from diagnose.model.remedy import Budget, Mode, Risk, ServerRestart
 from diagnose.model.rule import Severity
 from tests.scenarios.world import Turn, World
@@ -58,7 +57,7 @@ def check(world: World) -> None:
         the_proven_is_proven,
         what_runs_is_what_is_told,
         nothing_grows_without_bound,
-        lives_again(world),
+        lives_again,
     ):
         rule(world)
 
@@ -363,7 +362,7 @@ def no_server_is_down_unnoticed(world: World) -> None:
 def what_a_start_cures_is_cured(world: World) -> None:
     """A server that served, is down, and would come up again, is started again if that is allowed."""
     for name, server in world.servers.items():
-        served = [one for _, one in server.was_ready if world.commands[name][one] == server.desired.argv]
+        served = server.desired.argv in server.served_with
         may = _free(world, name) and world.policy.mode is Mode.AUTO and world.policy.restarts.limit
         spoilt = [one.kind for one in server.faults if one.strikes(server.desired.argv)]
         just_now = server.down_at is not None and world.now - server.down_at < LONGEST_PAUSE
@@ -384,21 +383,12 @@ def serves(world: World) -> bool:
 # --- again
 
 
-def lives_again(world: World) -> Callable[[World], None]:
+def lives_again(world: World) -> None:
     """The same turns give the same life, byte by byte."""
-
-    def again(_: World) -> None:
-        state = State()
-        lasting = [turn for turn in world.turns if turn.observations or turn.effects]
-        for place, turn in enumerate(lasting):
-            state, effects = step(state, turn.observations, knowledge=world.knowledge, policy=turn.policy, now=turn.at)
-            assert effects == turn.effects, f"turn {place} at {turn.at} goes another way"
-        if lasting:
-            assert codec.encode(state) == codec.encode(lasting[-1].state), "another state"
-
-    return again
-
-
-def lines_of(world: World) -> Iterator[LogMatch]:
-    for turn in world.turns:
-        yield from (one for one in turn.observations if isinstance(one, LogMatch))
+    state = State()
+    lasting = [turn for turn in world.turns if turn.observations or turn.effects]
+    for place, turn in enumerate(lasting):
+        state, effects = step(state, turn.observations, knowledge=world.knowledge, policy=turn.policy, now=turn.at)
+        assert effects == turn.effects, f"turn {place} at {turn.at} goes another way"
+    if lasting:
+        assert codec.encode(state) == codec.encode(lasting[-1].state), "another state"

@@ -37,10 +37,6 @@ WRITTEN: dict[str, tuple[str, str]] = {
         "worker",
         f"INFO     {_DAY} 5120  gpu_model_runner.py[line:1299] Initializing kv cache for all layers. 0\n",
     ),
-    "capturing": (
-        "worker",
-        f"INFO     {_DAY} 5120  gpu_model_runner.py[line:1598] Warm up the model with the batch size:8, num tokens:8\n",
-    ),
     "up": (
         "api",
         (
@@ -115,7 +111,6 @@ WRITTEN: dict[str, tuple[str, str]] = {
             "Input text is too long, input_ids_len (9000) + min_tokens(1) >= max_model_len(8192)\n"
         ),
     ),
-    "busy": ("access", '10.0.0.3 - "POST /v1/chat/completions HTTP/1.1" 503\n'),
     "prompt": (
         "api",
         (
@@ -131,13 +126,6 @@ WRITTEN: dict[str, tuple[str, str]] = {
         (
             "Out of memory error on GPU 0. Cannot allocate 2.000000GB memory on GPU 0\n"
             "terminate called without an active exception\n"
-        ),
-    ),
-    "refused": (
-        "api",
-        (
-            f"ERROR    {_DAY} 4177  api_server.py[line:90] "
-            "{'error': {'message': 'Too many requests, current max concurrency is 8', 'code': 'rate'}}\n"
         ),
     ),
 }
@@ -162,7 +150,7 @@ def matched(what: str) -> tuple[LogMatch, ...]:
         read_at=_AT,
         generation=1,
     )
-    matches, _ = _matcher().scan(lines, Carry())
+    matches, _ = matcher().scan(lines, Carry())
     return tuple(matches)
 
 
@@ -172,12 +160,13 @@ def said(
     """Return the lines as read now: dated ones by a clock that is off by ``skew``, others as their last dated line."""
     return [
         msgspec.structs.replace(
-            one, target=target, at=at + skew, line=line + one.line - 1, attempt=attempt, fresh=fresh, dated=one.dated
+            one, target=target, at=at + skew, line=line + one.line - 1, attempt=attempt, fresh=fresh
         )
         for one in matched(what)
     ]
 
 
 @cache
-def _matcher() -> Matcher:
+def matcher() -> Matcher:
+    """Return what finds them; the zone is UTC, as that of all times here."""
     return Matcher(knowledge())

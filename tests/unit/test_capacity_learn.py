@@ -4,8 +4,7 @@ import msgspec
 import pytest
 
 from diagnose.capacity.advise import advise
-from diagnose.capacity.again import again
-from diagnose.capacity.bill import bill
+from diagnose.capacity.bill import again, bill
 from diagnose.capacity.learn import learn
 from diagnose.capacity.memory import GIB, MIB, Card, Failed, Measured, Settings, activation_bytes
 from diagnose.capacity.moves import values

@@ -347,6 +347,9 @@ def test_a_drill_that_would_reach_nobody_or_names_nothing_is_refused():
         "no-receiver",
     ]
     assert drill(receiver="chat").ok
+    desk.book, _ = asks.silence(desk.book, AskSilence(by="me", causes=(OOM,), until=NOON + timedelta(1)), NOON)
+    assert drill(receiver="chat").reason == "drill-silenced"
+    desk.book, _ = asks.unsilence(desk.book, AskUnsilence(by="me", id=next(iter(desk.book.silences))), NOON)
     for lang in ("en", "zh"):
         assert "{" not in asks.answer(drill(receiver="y"), lang)
 

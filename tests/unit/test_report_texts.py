@@ -96,3 +96,17 @@ def test_control_characters_never_come_through():
     assert visible("a\tb\x00\u2028\ud800é 中\u3000") == "a   b\\x00\\u2028\\ud800é 中\u3000"
     assert stripped("x" * 500) == "x" * 119 + "…"
     assert fill("a {b}{c}", {"b": "{c}", "c": "1"}) == "a {c}1"
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("rank {x} {y} died", "rank died"),
+        ("rank {x}, {y}", "rank,"),
+        ("{x} died", "died"),
+        ("died （{x}）。", "died。"),
+        ("see ss -l 'sport = :{port}' && ls . ({x})", "see ss -l 'sport = :80' && ls ."),
+    ],
+)
+def test_a_place_without_a_label_is_left_out_and_nothing_else_is_touched(text, filled):
+    assert fill(text, {"port": "80"}) == filled

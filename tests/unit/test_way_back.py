@@ -13,6 +13,7 @@ from diagnose.engine.step import step
 from diagnose.launch.flags import accepted
 from diagnose.model import codec
 from diagnose.model.effect import Perform
+from diagnose.model.hours import Hours
 from diagnose.model.incident import State as Stands
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.launch import LaunchSpec
@@ -198,8 +199,8 @@ def test_a_neighbour_who_comes_back_takes_the_offer_away():
         pytest.param({}, 23, True, id="before midnight"),
         pytest.param({}, 3, True, id="after midnight"),
         pytest.param({}, 12, False, id="at noon"),
-        pytest.param({"begin": "01:00", "end": "05:00"}, 3, True, id="within one day"),
-        pytest.param({"begin": "01:00", "end": "05:00"}, 5, False, id="the end is no more within"),
+        pytest.param({"hours": Hours(from_="01:00", to="05:00")}, 3, True, id="within one day"),
+        pytest.param({"hours": Hours(from_="01:00", to="05:00")}, 5, False, id="the end is no more within"),
         pytest.param({"utc_offset": "+08:00"}, 15, True, id="23 o'clock in Beijing"),
         pytest.param({"utc_offset": "-05:00"}, 23, False, id="18 o'clock in New York"),
         pytest.param({"mode": Mode.SUGGEST}, 23, False, id="only offered"),
@@ -210,7 +211,9 @@ def test_hours_are_those_of_the_site(hours, hour, allowed):
     assert rules.allows(datetime(2026, 1, 1, hour, tzinfo=timezone.utc)) is allowed
 
 
-@pytest.mark.parametrize("field", [{"begin": "25:00"}, {"end": "6"}, {"utc_offset": "08:00"}])
+@pytest.mark.parametrize(
+    "field", [{"hours": {"from": "25:00"}}, {"hours": {"to": "6"}}, {"utc_offset": "08:00"}, {"utc_offset": "+8h"}]
+)
 def test_hours_that_are_none_are_refused_with_the_way_to_write_them(field):
     with pytest.raises(ValueError, match="write it like"):
-        WayBack(**field)
+        codec.convert(field, WayBack)

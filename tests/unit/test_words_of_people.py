@@ -178,6 +178,16 @@ def test_settings_put_back_that_do_not_work_are_changed_again_and_nothing_else_a
     assert all(one.state not in {Stands.OPEN, Stands.PENDING} for one in world.state.incidents.values())
 
 
+def test_nothing_is_put_back_while_the_change_is_being_proven():
+    world = World()
+    world.fail_start()
+    world.start()
+    world.outcome(world.intents[0])
+    assert world.incident.state is Stands.VERIFYING
+    assert say(world, "rollback").reason == "held-busy"
+    assert len(world.intents) == 1
+
+
 def test_hands_that_fail_while_putting_back_lay_the_changes_again_at_once():
     world = cured()
     say(world, "rollback")

@@ -8,6 +8,8 @@ from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import msgspec
+
 from diagnose.model.observation import MigDevice
 
 Handle = Any
@@ -31,12 +33,10 @@ _REASONS = ((_THERMAL, "thermal"), (0x80, "power_brake"), (0x08, "hardware"), (0
 
 
 class Part(NamedTuple):
-    """A slice of a split card, with the handle by which its memory is asked for."""
+    """A slice of a split card as yet without its memory, with the handle by which that is asked for."""
 
     handle: Handle
-    uuid: str
-    gpu_instance: int
-    compute_instance: int
+    device: MigDevice
 
 
 def text(value: bytes | str) -> str:
@@ -69,13 +69,16 @@ def lost_codes(nvml: ModuleType) -> frozenset[int]:
     )
 
 
-def grave_codes(nvml: ModuleType) -> frozenset[int]:
-    """Errors that end the reading of a card, whatever field was asked for."""
-    return lost_codes(nvml) | {
-        nvml.NVML_ERROR_UNINITIALIZED,
-        nvml.NVML_ERROR_DRIVER_NOT_LOADED,
-        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
-    }
+def driver_codes(nvml: ModuleType) -> frozenset[int]:
+    """Errors that speak of the driver, not of one card."""
+    return frozenset(
+        {
+            nvml.NVML_ERROR_UNINITIALIZED,
+            nvml.NVML_ERROR_DRIVER_NOT_LOADED,
+            nvml.NVML_ERROR_LIBRARY_NOT_FOUND,
+            nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+        }
+    )
 
 
 def ask(nvml: ModuleType, handle: Handle, wanted: Mapping[str, Ask], lacks: set[str]) -> dict[str, Any]:
@@ -100,7 +103,7 @@ def _answer(nvml: ModuleType, handle: Handle, name: str, question: Ask, lacks: s
     except AttributeError:  # a binding older than the field
         lacks.add(name)
     except nvml.NVMLError as error:
-        if error.value in grave_codes(nvml):
+        if error.value in lost_codes(nvml) | driver_codes(nvml):
             raise
         if error.value in never_codes(nvml):
             lacks.add(name)
@@ -278,32 +281,21 @@ def _parts(nvml: ModuleType, handle: Handle) -> Mapping[str, Any]:
     for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle) if current else 0):
         with contextlib.suppress(nvml.NVMLError_NotFound):  # so many there may be, not so many there are
             part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)
-            instances = (int(nvml.nvmlDeviceGetGpuInstanceId(part)), int(nvml.nvmlDeviceGetComputeInstanceId(part)))
-            found.append(Part(part, text(nvml.nvmlDeviceGetUUID(part)), *instances))
+            device = MigDevice(
+                uuid=text(nvml.nvmlDeviceGetUUID(part)),
+                gpu_instance=int(nvml.nvmlDeviceGetGpuInstanceId(part)),
+                compute_instance=int(nvml.nvmlDeviceGetComputeInstanceId(part)),
+                total_bytes=0,
+                used_bytes=0,
+            )
+            found.append(Part(part, device))
     return {"parts": found}
-
-
-def emptied(part: Part) -> MigDevice:
-    """Return a slice of a card that tells nothing now."""
-    return MigDevice(
-        uuid=part.uuid,
-        gpu_instance=part.gpu_instance,
-        compute_instance=part.compute_instance,
-        total_bytes=0,
-        used_bytes=0,
-    )
 
 
 def slices(nvml: ModuleType, found: Sequence[Part]) -> tuple[MigDevice, ...]:
     """Return each slice with its memory; one that was taken away meanwhile is left out."""
-    told: list[MigDevice] = []
-    for one in found:
-        held = ask(nvml, one.handle, {"memory": _held}, set())
-        if held:
-            told.append(
-                MigDevice(uuid=one.uuid, gpu_instance=one.gpu_instance, compute_instance=one.compute_instance, **held)
-            )
-    return tuple(told)
+    told = ((one.device, ask(nvml, one.handle, {"memory": _held}, set())) for one in found)
+    return tuple(msgspec.structs.replace(device, **held) for device, held in told if held)
 
 
 def _held(nvml: ModuleType, handle: Handle) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from posixpath import basename
+from typing import Literal
 
 from diagnose.model.observation import GpuProcess
 
@@ -32,11 +33,10 @@ def told(held: Iterable[tuple[int, int | None]], own: Collection[int]) -> tuple[
 
 
 def _process(pid: int, size: int | None, own: Collection[int]) -> GpuProcess:
-    if pid in own:
-        return GpuProcess(pid=pid, used_bytes=size, name=name_of(_command(pid)), whose="own")
-    command = _command(pid)
-    left = name_of(command) in _WORKERS and _nobody_above(pid)
-    return GpuProcess(pid=pid, used_bytes=size, name=name_of(command), whose="leftover" if left else "other")
+    name = name_of(_command(pid))
+    left = pid not in own and name in _WORKERS and _nobody_above(pid)
+    whose: Literal["own", "leftover", "other"] = "own" if pid in own else "leftover" if left else "other"
+    return GpuProcess(pid=pid, used_bytes=size, name=name, whose=whose)
 
 
 def name_of(command: Sequence[str]) -> str:

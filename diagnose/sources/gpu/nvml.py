@@ -136,7 +136,7 @@ class NvmlReader:
             self._close()
             nvml.nvmlInit()  # NVML sees a card that came back only after it was shut down and begun again
             self._begun(nvml)
-        there = sum(card.handle is not None for card in self._cards)
+        there = sum(card.state != "gone" for card in self._cards)
         if self._stale or nvml.nvmlDeviceGetCount() != there:
             self._enumerate(nvml)
             self._stale = False
@@ -147,7 +147,7 @@ class NvmlReader:
         uuids = {card.uuid for card in found}
         for card in self._cards:
             if card.uuid and card.uuid not in uuids:
-                card.handle, card.state, card.error = None, "gone", "the driver no longer lists it"
+                card.state, card.error = "gone", "the driver no longer lists it"
                 found.append(card)
         self._cards = found
         if self._events is not None and self._events.stop():
@@ -158,10 +158,10 @@ class NvmlReader:
         try:
             return self._card(nvml, index, known)
         except nvml.NVMLError as error:
-            if _means_all(nvml, error):
+            if error.value in fields.driver_codes(nvml):
                 raise
             card = next((one for one in self._cards if one.index == index), None) or _Card(index, None, "", "", "")
-            card.handle, card.state, card.error = _NO_HANDLE, _state(nvml, error), str(error)
+            card.state, card.error = _state(nvml, error), str(error)
             return card
 
     @staticmethod
@@ -184,7 +184,7 @@ class NvmlReader:
             try:
                 return self._read(nvml, card, pids)
             except nvml.NVMLError as error:
-                if _means_all(nvml, error):
+                if error.value in fields.driver_codes(nvml):
                     raise
                 if _state(nvml, error) == "unreadable":
                     return _blank(card, "unreadable", str(error))
@@ -241,10 +241,6 @@ class NvmlReader:
         self._xids = [*self._xids[-_XIDS_KEPT:], told]
 
 
-_NO_HANDLE = object()
-"""Stands for the handle of a card that is counted but cannot be asked."""
-
-
 def _blank(card: _Card, state: State, error: str) -> GpuReading:
     return GpuReading(
         index=card.index,
@@ -256,23 +252,13 @@ def _blank(card: _Card, state: State, error: str) -> GpuReading:
         pci=card.pci,
         state=state,
         error=error,
-        slices=tuple(fields.emptied(one) for one in card.parts),
+        slices=tuple(one.device for one in card.parts),
     )
 
 
 def _pci(info: fields.Handle) -> str:
     """Write an address as the kernel's log does: ``0000:41:00``."""
     return f"{info.domain:04x}:{info.bus:02x}:{info.device:02x}"
-
-
-def _means_all(nvml: ModuleType, error: fields.Error) -> bool:
-    """Say whether an error speaks of the driver, not of one card."""
-    return error.value in {
-        nvml.NVML_ERROR_UNINITIALIZED,
-        nvml.NVML_ERROR_DRIVER_NOT_LOADED,
-        nvml.NVML_ERROR_LIBRARY_NOT_FOUND,
-        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
-    }
 
 
 def _state(nvml: ModuleType, error: fields.Error) -> Literal["lost", "unreadable"]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
-from typing import Generic, TypeVar
+from concurrent.futures import Future, wait
+from typing import TypeVar
 
 from diagnose.model.observation import GpuReading
 from diagnose.ports import GpuReader, GpuUnavailableError, Xid
@@ -15,33 +16,18 @@ PATIENCE_SECONDS = 5.0
 """A reading of eight cards takes tens of milliseconds; one that takes so long will hardly end well."""
 
 
-class Aside(Generic[T]):
-    """One call, made in a thread of its own that does not keep the program from ending."""
+def aside(call: Callable[[], T]) -> Future[T]:
+    """Make one call in a thread of its own that does not keep the program from ending."""
+    future: Future[T] = Future()
 
-    def __init__(self, call: Callable[[], T]) -> None:
-        self._call = call
-        self._result: T | None = None
-        self._error: BaseException | None = None
-        self._done = threading.Event()
-        threading.Thread(target=self._run, name="gpu", daemon=True).start()
-
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            self._result = self._call()
+            future.set_result(call())
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-            self._error = error
-        finally:
-            self._done.set()
+            future.set_exception(error)
 
-    def done(self, wait: float = 0.0) -> bool:
-        """Say whether it came back; wait so many seconds for it."""
-        return self._done.wait(wait) if wait else self._done.is_set()
-
-    def result(self) -> T:
-        """Return what the call returned, or raise what it raised; only once it is done."""
-        if self._error is not None:
-            raise self._error
-        return self._result  # type: ignore[return-value] # no error, so there is a result
+    threading.Thread(target=run, name="gpu", daemon=True).start()
+    return future
 
 
 class PatientReader:
@@ -50,7 +36,7 @@ class PatientReader:
     def __init__(self, reader: GpuReader, patience: float = PATIENCE_SECONDS) -> None:
         self._reader, self._patience = reader, patience
         self._lock = threading.Lock()
-        self._hanging: Aside[Sequence[GpuReading]] | None = None
+        self._hanging: Future[Sequence[GpuReading]] | None = None
 
     def read(self, pids: Collection[int]) -> Sequence[GpuReading]:
         """Return one entry a card, by index.
@@ -63,8 +49,8 @@ class PatientReader:
             if self._hanging is not None and not self._hanging.done():
                 raise self._hangs()
             self._hanging = None
-            reading = Aside(lambda: self._reader.read(wanted))
-            if not reading.done(self._patience):
+            reading = aside(lambda: self._reader.read(wanted))
+            if not wait([reading], self._patience).done:
                 self._hanging = reading
                 raise self._hangs()
         return reading.result()

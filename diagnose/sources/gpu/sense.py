@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from concurrent import futures
 from datetime import datetime, timedelta
 
 import msgspec
@@ -17,7 +18,7 @@ from diagnose.model.observation import (
     XidEvent,
 )
 from diagnose.ports import GpuReader, GpuUnavailableError
-from diagnose.sources.gpu.patience import Aside
+from diagnose.sources.gpu.patience import aside
 from diagnose.sources.gpu.visible import chosen
 from diagnose.sources.gpu.xids import XidLines
 
@@ -38,7 +39,7 @@ class GpuSense:
 
     def __init__(self, target: str, reader: GpuReader, visible: Sequence[str] | None = None) -> None:
         self._target, self._reader, self._visible = target, reader, visible
-        self._asked: Aside[Sequence[GpuReading]] | None = None
+        self._asked: futures.Future[Sequence[GpuReading]] | None = None
         self._asked_at: datetime | None = None
         self._told_at: datetime | None = None
         self._health: object = None
@@ -62,7 +63,7 @@ class GpuSense:
         self._asked_at = now
         if self._asked is None:
             wanted = frozenset(pids)
-            self._asked = Aside(lambda: self._reader.read(wanted))
+            self._asked = aside(lambda: self._reader.read(wanted))
 
     @property
     def asking(self) -> bool:
@@ -76,7 +77,7 @@ class GpuSense:
             every: Cards that are as well, or unwell, as before are told no more often than this.
             wait: Seconds to wait for the reading.
         """
-        if self._asked is None or not self._asked.done(wait):
+        if self._asked is None or not futures.wait([self._asked], wait).done:
             return []
         asked, self._asked = self._asked, None
         try:

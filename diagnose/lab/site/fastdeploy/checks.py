@@ -118,7 +118,7 @@ def check_settings(args: argparse.Namespace) -> None:
     _check_cache(args)
     _check_early_stop(args)
     _check_graph(args.graph_optimization_config)
-    _check_numbers(args, v1=v1, chunked=chunked)
+    check_numbers(args, v1=v1, chunked=chunked)
 
 
 def _check_cache(args: argparse.Namespace) -> None:
@@ -130,7 +130,8 @@ def _check_cache(args: argparse.Namespace) -> None:
         raise ConfigError("ValueError", message, _CACHE)
 
 
-def _check_numbers(args: argparse.Namespace, *, v1: bool, chunked: bool) -> None:
+def check_numbers(args: argparse.Namespace, *, v1: bool, chunked: bool) -> None:
+    """Refuse numbers that do not go together."""
     seqs, length, budget = args.max_num_seqs, args.max_model_len, args.max_num_batched_tokens
     checks = (
         (seqs <= 256, f"The parameter `max_num_seqs` is not allowed to exceed 256, but now it's {seqs}."),

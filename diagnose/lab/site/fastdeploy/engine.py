@@ -20,6 +20,7 @@ from pathlib import Path
 from fastdeploy import errors, signals
 from fastdeploy.checks import check_inner_port, free_port, parse_quantization
 from fastdeploy.logs import Logs, log_dir
+from fastdeploy.memory import least_blocks
 from fastdeploy.process import alive, unlink
 from fastdeploy.settings import Settings
 from fastdeploy.signals import Signal
@@ -273,36 +274,15 @@ class Engine:
             self.blocks = args.num_gpu_blocks_override
         else:
             self._wait_for_profile()
-        need = args.max_model_len // args.block_size + 2
+        need = least_blocks(args.max_model_len, args.block_size)
         if self.blocks < need:
-            if args.num_gpu_blocks_override:
-                text = (
-                    f"prefill_kvcache_block_num: {self.blocks} should be larger than or equal to {need},"
-                    " please reduce the max_model_len or increase num_gpu_blocks_override"
-                )
-            else:
-                text = (
-                    f"current device block num: {self.blocks} should be larger than or equal to {need},"
-                    " please reduce the max_model_len or replace the machine with larger GPU cards"
-                )
-            frames = (
-                (
-                    "entrypoints/openai/api_server.py",
-                    112,
-                    "load_engine",
-                    "if not engine.start(api_server_pid=os.getpid()):",
-                ),
-                ("engine/engine.py", 355, "start", "self._stop_profile()"),
-                ("engine/engine.py", 702, "_stop_profile", "self.cfg.cache_config.reset(num_gpu_blocks)"),
-                ("config.py", 1444, "reset", "assert ("),
-            )
-            raise EngineError(errors.main_traceback(f"AssertionError: {text}", *frames))
+            raise EngineError(errors.few_blocks(self.blocks, need, override=bool(args.num_gpu_blocks_override)))
         reset = f"Reset block num, the total_block_num:{self.blocks}, prefill_kvcache_block_num:{self.blocks}"
         self.record.info("config", reset, "config.py:1441")
 
     def _wait_for_profile(self) -> None:
         args = self.args
-        first = (args.max_model_len // args.block_size + 2) * args.max_num_seqs
+        first = least_blocks(args.max_model_len, args.block_size) * args.max_num_seqs
         self.record.info("config", f"Doing profile, the total_block_num:{first}", "config.py:1422")
         signal_ = Signal(self.settings.shm, "get_profile_block_num", self.port)
         while signal_[0] == 0:

@@ -118,6 +118,40 @@ def out_of_memory(*, gpu: int, asked: int, used: int, free: int, frames: tuple[t
     )
 
 
+def no_blocks(blocks: int) -> str:
+    """A worker's traceback where nothing is left for the KV cache."""
+    error = (
+        f"ValueError: The total number of blocks cannot be less than zero bug got {blocks}. Please"
+        " increase gpu_memory_utilization Or decrease max_num_batched_tokens(max model length)."
+    )
+    return worker_traceback(error, *NO_BLOCKS)
+
+
+def few_blocks(blocks: int, need: int, *, override: bool) -> str:
+    """The main process's traceback where the KV cache cannot hold one sequence."""
+    name = "prefill_kvcache_block_num" if override else "current device block num"
+    cure = "increase num_gpu_blocks_override" if override else "replace the machine with larger GPU cards"
+    text = f"{name}: {blocks} should be larger than or equal to {need}, please reduce the max_model_len or {cure}"
+    frames = (
+        ("entrypoints/openai/api_server.py", 112, "load_engine", "if not engine.start(api_server_pid=os.getpid()):"),
+        ("engine/engine.py", 355, "start", "self._stop_profile()"),
+        ("engine/engine.py", 702, "_stop_profile", "self.cfg.cache_config.reset(num_gpu_blocks)"),
+        ("config.py", 1444, "reset", "assert ("),
+    )
+    return main_traceback(f"AssertionError: {text}", *frames)
+
+
+def capture_failed(full: str, sizes: tuple[int, ...]) -> str:
+    """What the modern worker adds to a failed allocation while it captures."""
+    error = (
+        "RuntimeError: CUDA out of memory occurred when warming up CUDAGraph with the capture sizes"
+        f" {list(sizes)}. Please try lowering `max_num_seqs` or `gpu_memory_utilization` when"
+        " initializing the engine."
+    )
+    more = "\nThe above exception was the direct cause of the following exception:\n\n"
+    return full + more + worker_traceback(error, *CAPTURE[:2])
+
+
 def segfault(pid: int, unix: int) -> str:
     """What Paddle's signal handler prints."""
     return (

@@ -30,6 +30,11 @@ _CHANNELS = {
 _OLD_NAMES = {"request": "api_server", "llm": "fastdeploy"}
 
 
+def file_of(logger: str, *, modern: bool) -> str:
+    """Name the file, without ``.log``, in which an era keeps a logger's lines."""
+    return _CHANNELS.get(logger, logger) if modern else _OLD_NAMES.get(logger, logger)
+
+
 def log_dir() -> Path:
     """Where logs go: ``FD_LOG_DIR``, relative to the working folder."""
     return Path(os.environ.get("FD_LOG_DIR", "log"))
@@ -59,7 +64,7 @@ class Logs:
     def write(self, level: str, logger: str, text: str, at: str) -> None:
         """Write one record where this era keeps it, and to the terminal if it is the console's."""
         line = self._line(level, text, at)
-        name = _CHANNELS.get(logger, logger) if self._modern else _OLD_NAMES.get(logger, logger)
+        name = file_of(logger, modern=self._modern)
         self._append(name, line)
         if level in {"ERROR", "CRITICAL"}:
             self._append("error" if self._modern else f"{name}_error", line)

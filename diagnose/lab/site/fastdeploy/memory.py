@@ -112,6 +112,20 @@ class Hidden:
     workspace: int
     neighbour: int
 
+    def shards(self, need: Demand) -> tuple[int, ...]:
+        """Bytes of the weights, in the parts in which they are loaded."""
+        total = int(need.weights * (1 + self.fragmentation))
+        count = max(2, min(12, total // GIB + 1))
+        return (total - total // count * (count - 1), *[total // count] * (count - 1))
+
+    def peak(self, need: Demand) -> int:
+        """Activations of a whole step."""
+        return int(need.activations * self.activation)
+
+    def graph(self, need: Demand, sizes: tuple[int, ...]) -> int:
+        """Bytes of each CUDA graph."""
+        return int(need.capture * self.capture) // max(1, len(sizes))
+
 
 def draw_hidden(seed: int, total: int, *, share: float | None = None) -> Hidden:
     """Draw the overheads of one card: the same seed, the same card.
@@ -233,6 +247,42 @@ def _capture(shape: Shape, graphs: tuple[int, ...]) -> int:
     if not graphs:
         return 0
     return int(len(graphs) * shape.layers * 0.4 * MIB) + max(graphs) * (shape.hidden * 24 + shape.vocab * 4)
+
+
+def kv_bytes(total: int, used: int, utilization: float) -> int:
+    """What the profile run leaves for the KV cache; may be negative."""
+    return int(total * utilization) - used
+
+
+def least_blocks(length: int, block_size: int) -> int:
+    """Blocks without which a start is refused: one sequence of full length, and ``enc_dec_block_num``."""
+    return length // block_size + 2
+
+
+def usage_report(title: str, *, total: int, used: int, reserved: int, context: int, tail: tuple[str, ...] = ()) -> str:
+    """What is logged around the profile run: a tuple, as in the original."""
+    lines = (
+        title,
+        f"\nDevice Total memory: {total / GIB}",
+        f"\nDevice used memory: {used / GIB}",
+        f"\nDevice free memory: {(total - used) / GIB}",
+        f"\nPaddle reserved memory: {reserved / GIB}",
+        f"\nPaddle allocated memory: {(reserved - context) / GIB}",
+        *tail,
+    )
+    return str(lines)
+
+
+def blocks_report(available: int, block: int, blocks: int) -> tuple[tuple[str, str], ...]:
+    """What the worker logs of its blocks, each with its place: ``blocks`` are those that count."""
+    counted = available // block
+    reset = f"------- Reset num_blocks_local {counted} to {BLOCKS_CAP}"
+    return (
+        (f"------- available_kv_cache_memory:{available / GIB} GB --------", "worker_process.py:577"),
+        *([(reset, "worker_process.py:582")] if counted > BLOCKS_CAP else []),
+        (f"------- model_block_memory_used:{block / GIB} GB --------", "worker_process.py:585"),
+        (f"------- num_blocks_local:{blocks} --------", "worker_process.py:586"),
+    )
 
 
 def capture_sizes(sequences: int, config: dict[str, Any] | None) -> tuple[int, ...]:

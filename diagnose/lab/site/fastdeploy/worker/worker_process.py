@@ -25,10 +25,13 @@ from fastdeploy.memory import (
     Hidden,
     QuantizationError,
     Shape,
+    blocks_report,
     capture_sizes,
     demand,
     draw_hidden,
+    kv_bytes,
     read_shape,
+    usage_report,
 )
 from fastdeploy.process import end_with
 from fastdeploy.settings import Settings, read_settings
@@ -207,14 +210,13 @@ class Worker:
 
     def _load(self) -> None:
         self._find_weights()
-        total = int(self.demand.weights * (1 + self.hidden.fragmentation))
-        shards = max(2, min(12, total // GIB + 1))
-        for shard in range(shards):
+        parts = self.hidden.shards(self.demand)
+        shards = len(parts)
+        for shard, part in enumerate(parts):
             bar("Loading safetensors checkpoint shards", shard, shards)
             self.wait(0.35 / shards)
             if 2 * shard >= shards:
                 self._load_faults()
-            part = total // shards if shard else total - total // shards * (shards - 1)
             self._take(part, errors.LOAD)
         bar("Loading safetensors checkpoint shards", shards, shards)
         for layer in range(self.shape.layers):
@@ -270,11 +272,10 @@ class Worker:
     def _profile(self) -> int:
         began = time.monotonic()
         self._report("Before running the profile, the memory usage info is as follows:", ())
-        peak = int(self.demand.activations * self.hidden.activation)
         self.wait(0.1)
-        self._take(peak, errors.PROFILE)
+        self._take(self.hidden.peak(self.demand), errors.PROFILE)
         usage = self.card.usage()
-        available = int(usage.total * self.args.gpu_memory_utilization) - usage.used
+        available = kv_bytes(usage.total, usage.used, self.args.gpu_memory_utilization)
         tail = (
             f"\nAvailable KV Cache meomory: {available / GIB}",
             f"Profile time: {time.monotonic() - began}",
@@ -284,38 +285,25 @@ class Worker:
 
     def _report(self, title: str, tail: tuple[str, ...]) -> None:
         usage = self.card.usage()
-        lines = (
+        text = usage_report(
             title,
-            f"\nDevice Total memory: {usage.total / GIB}",
-            f"\nDevice used memory: {usage.used / GIB}",
-            f"\nDevice free memory: {usage.free / GIB}",
-            f"\nPaddle reserved memory: {self.reserved / GIB}",
-            f"\nPaddle allocated memory: {(self.reserved - self.hidden.context) / GIB}",
-            *tail,
+            total=usage.total,
+            used=usage.used,
+            reserved=self.reserved,
+            context=self.hidden.context,
+            tail=tail,
         )
-        self.record.info("gpu_worker", str(lines), "gpu_worker.py:121")  # a tuple is logged, as in the original
+        self.record.info("gpu_worker", text, "gpu_worker.py:121")
 
     def _count_blocks(self, available: int) -> int:
-        say_so = self.record.info
-        text = f"------- available_kv_cache_memory:{available / GIB} GB --------"
-        say_so("worker_process", text, "worker_process.py:577")
-        blocks = available // self.demand.block
-        if blocks > BLOCKS_CAP:
-            text = f"------- Reset num_blocks_local {blocks} to {BLOCKS_CAP}"
-            say_so("worker_process", text, "worker_process.py:582")
-            blocks = BLOCKS_CAP
+        blocks = min(available // self.demand.block, BLOCKS_CAP)
         forced = self.settings.fault("kv-too-small")
         if forced:
             blocks = min(blocks, int(forced.number("blocks", 20)))
-        text = f"------- model_block_memory_used:{self.demand.block / GIB} GB --------"
-        say_so("worker_process", text, "worker_process.py:585")
-        say_so("worker_process", f"------- num_blocks_local:{blocks} --------", "worker_process.py:586")
+        for text, place in blocks_report(available, self.demand.block, blocks):
+            self.record.info("worker_process", text, place)
         if blocks <= 0:
-            error = (
-                f"ValueError: The total number of blocks cannot be less than zero bug got {blocks}. Please"
-                " increase gpu_memory_utilization Or decrease max_num_batched_tokens(max model length)."
-            )
-            raise WorkerError(errors.worker_traceback(error, *errors.NO_BLOCKS))
+            raise WorkerError(errors.no_blocks(blocks))
         return blocks
 
     def _capture(self) -> None:
@@ -325,7 +313,7 @@ class Worker:
             self.record.info("gpu_model_runner", text, "gpu_model_runner.py:2088")
         try:
             self._take(self.hidden.workspace, errors.CAPTURE)
-            part = int(self.demand.capture * self.hidden.capture) // max(1, len(sizes))
+            part = self.hidden.graph(self.demand, sizes)
             for size in reversed(sizes):
                 if self.settings.fault("oom-capture") and size == sizes[len(sizes) // 2]:
                     self._forced_oom(errors.CAPTURE)
@@ -334,21 +322,11 @@ class Worker:
                 self.record.info("gpu_model_runner", text, "gpu_model_runner.py:2110")
                 self.wait(0.2 / len(sizes))
         except WorkerError as full:
-            raise WorkerError(self._capture_text(str(full), sizes)) from None
+            text = errors.capture_failed(str(full), sizes) if self.settings.modern else str(full)
+            raise WorkerError(text) from None
         if sizes:
             text = f"Cuda Graph capturing took {self.settings.load_seconds * 0.2:.3f} seconds"
             self.record.info("gpu_model_runner", text, "gpu_model_runner.py:2131")
-
-    def _capture_text(self, full: str, sizes: tuple[int, ...]) -> str:
-        if not self.settings.modern:
-            return full
-        error = (
-            "RuntimeError: CUDA out of memory occurred when warming up CUDAGraph with the capture sizes"
-            f" {list(sizes)}. Please try lowering `max_num_seqs` or `gpu_memory_utilization` when"
-            " initializing the engine."
-        )
-        more = "\nThe above exception was the direct cause of the following exception:\n\n"
-        return full + more + errors.worker_traceback(error, *errors.CAPTURE[:2])
 
     def _loop(self) -> NoReturn:
         live, steps = self.signal("worker_healthy_live_signal"), self.signal("exist_tasks_intra_signal")
