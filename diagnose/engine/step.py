@@ -111,6 +111,9 @@ class _Turn:
                 rung = max(intent.plan.rung, target.climbed.get(intent.plan.remedy_id, 0))
                 climbed = {**target.climbed, intent.plan.remedy_id: rung}
                 target = msgspec.structs.replace(target, climbed=climbed)
+            if intent.undo and _cut_short(outcome):  # it did not fail: it is taken up again at once
+                recoveries = tuple(at for at in target.recoveries if at != intent.at)
+                target = msgspec.structs.replace(target, recoveries=recoveries)
         self.targets[intent.target] = target
         if incident := self.incidents.get(intent.incident_id):
             self.incidents[incident.id] = self._told(incident, intent, outcome, on_trial=trial is not None)

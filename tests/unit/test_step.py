@@ -17,6 +17,7 @@ from diagnose.model.incident import State as Stands
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.launch import LaunchSpec
 from diagnose.model.observation import (
+    RECOVERED,
     Hit,
     LogMatch,
     Outcome,
@@ -179,8 +180,8 @@ class World:
         plain = {"alive": True, "workers": 1, "cpu_seconds": 0.0, "rss_bytes": 0, "log_bytes": 0}
         self.tell(ProcessSample(target="t", at=self.now, generation=self.generation, **{**plain, **fields}))
 
-    def outcome(self, intent, *, ok=True):
-        result = StepResult(action="server.restart", ok=ok, text="done")
+    def outcome(self, intent, *, ok=True, action="server.restart"):
+        result = StepResult(action=action, ok=ok, text="done")
         self.tell(Outcome(target="t", at=self.now, intent_id=intent.id, ok=ok, results=(result,)))
 
     def fail_start(self):
@@ -298,6 +299,40 @@ def test_a_step_that_fails_is_told_and_the_next_rung_is_tried():
     world.wait(3)
     assert world.incident.tries[0].result == "failed"
     assert world.intents[1].plan.rung == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "least", "most"),
+    [
+        pytest.param(RECOVERED, 0, 2, id="cut short: at once"),
+        pytest.param("server.restart", 50, 62, id="failed: later"),
+    ],
+)
+def test_a_way_back_that_did_not_come_to_its_end_is_taken_again(action, least, most):
+    world = World()
+    world.start()
+    world.answer()
+    world.wait(world.policy.stable_after.total_seconds() + 1)
+    world.log()
+    world.exit()
+    world.wait(4)
+    for _ in range(2):
+        intent = world.intents[-1]
+        world.start()
+        world.outcome(intent)
+        world.log()
+        world.exit()
+        world.wait(4)
+    undo = world.intents[-1]
+    assert undo.undo
+    world.outcome(undo, ok=False, action=action)
+    waited = 0
+    while world.intents[-1] is undo:
+        world.wait(1)
+        waited += 1
+        assert waited <= most
+    assert waited >= least
+    assert world.intents[-1].undo
 
 
 def test_a_start_hangs_when_nothing_moves_and_not_before():
