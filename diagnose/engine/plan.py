@@ -168,7 +168,7 @@ def _fitted(step: FlagFit, under: LaunchSpec, incident: Incident, target: Target
 
 
 def fits_again(incident: Incident, target: Target) -> Bill | None:
-    """Write the bill of the operator's own settings, where others have given back memory since they failed.
+    """Write the bill of the operator's own settings, where others have given back memory since they last failed.
 
     Returns:
         ``None`` where nothing was given back, or nobody can tell; a bill need not fit.
@@ -178,7 +178,7 @@ def fits_again(incident: Incident, target: Target) -> Bill | None:
     failed = [start for start in _failed_starts(target, incident, desired) if start.spec == desired]
     if shape is None or card is None or not failed:
         return None
-    then = max(start.foreign_bytes for start in failed)
+    then = failed[-1].foreign_bytes
     if then - card.foreign_bytes < card.total_bytes * _NOTABLE:
         return None
     before = Card(total_bytes=card.total_bytes, foreign_bytes=then)

@@ -1,4 +1,4 @@
-"""The way back: a failed change does not stay in force, and a server that served and is down is started again.
+"""The way back: a failed change does not stay in force, and what is down is started again once that can help.
 
 Brakes stop harm. To undo, and to start what is down anyway, is none; but a pause is a pause, and what fails is
 tried again ever more seldom.
@@ -30,10 +30,11 @@ _DOWN = frozenset({"failed", "stopped"})
 
 
 class Due(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done now, and in whose history it is told."""
+    """What is to be done now, in whose history it is told, and why: a kind of its entries, or nothing."""
 
     plan: Plan
     incident: Incident
+    why: str = ""
 
     def intent(self, target: Target, *, now: datetime) -> Intent:
         """Make the intent; there is at most one in a turn, so its time makes it one of its own."""
@@ -77,14 +78,22 @@ def _undone(target: Target, own: Collection[Incident], failed: tuple[Overlay, ..
 
 
 def _started_again(target: Target, live: Collection[Incident], policy: Policy, now: datetime) -> Due | None:
-    """Start what served before and is down, when no remedy does."""
+    """Start what is down when no remedy does: it served before, or what it failed for is over."""
+    if not live or not _rested(target, now) or brakes.restarts_spent(target, policy, now):
+        return None
     down = target.phase == "failed" or (target.phase == "stopped" and target.slipped)
-    if not (down or _hangs(target, live, policy, now)) or not live or not _served(target) or not _rested(target, now):
-        return None
-    if brakes.restarts_spent(target, policy, now):
-        return None
-    newest = max(live, key=lambda one: (one.attempt, one.last_seen, one.id))
-    return Due(plan=_back(target, restart=True), incident=newest)
+    if _served(target):
+        newest = max(live, key=lambda one: (one.attempt, one.last_seen, one.id))
+        owner, why = newest if down or _hangs(target, live, policy, now) else None, ""
+    else:
+        owner, why = next((one for one in live if down and _has_room(one, target)), None), "room"
+    return Due(plan=_back(target, restart=True), incident=owner, why=why) if owner else None
+
+
+def _has_room(incident: Incident, target: Target) -> bool:
+    """Say whether neighbours have given back the memory that a start lacked."""
+    bill = plan.fits_again(incident, target)
+    return bill is not None and bill.fits
 
 
 def _hangs(target: Target, live: Collection[Incident], policy: Policy, now: datetime) -> bool:
@@ -110,7 +119,8 @@ def _rested(target: Target, now: datetime) -> bool:
 
 
 def _back(target: Target, *, restart: bool) -> Plan:
-    again = target.overlays == target.proven
     back = way_back.plan_of(target, target.proven, restart=restart)
+    if target.overlays == target.proven:
+        return msgspec.structs.replace(back, remedy_id="recovery", title=Text("Start it again", "重新启动"))
     title = Text("Back to the last settings known to be good", "恢复到最近一次正常的设置")
-    return msgspec.structs.replace(back, remedy_id="recovery" if again else back.remedy_id, title=title)
+    return msgspec.structs.replace(back, title=title)

@@ -246,7 +246,15 @@ class _Turn:
         remedy = self.knowledge.remedies.get(current.remedy_id) if current else None
         if current is None or remedy is None:
             return incidents.move(incident, Stands.OPEN, at=self.now, kind="failed", why="remedy-gone")
-        judged = verify.judge(incident.findings, remedy, target, self.policy, since=current.at, now=self.now)
+        judged = verify.judge(
+            incident.findings,
+            remedy,
+            target,
+            self.policy,
+            since=current.at,
+            now=self.now,
+            cured=incident,
+        )
         if judged.verdict is Verdict.WELL:
             incident = incidents.with_try(incident, current.intent_id, "kept")
             self.targets[target.name] = msgspec.structs.replace(target, good=target.overlays)
@@ -277,7 +285,7 @@ class _Turn:
 
     def _relead(self, incident: Incident, remedy: Remedy, target: Target, current: Try) -> Incident:
         """Take the newest start's root cause as the cause that is left to cure."""
-        new = [one for one in incident.findings if verify.counts_against(one, remedy, current.at, target)]
+        new = [one for one in incident.findings if verify.counts_against(one, remedy, current.at, target, incident)]
         if not new:
             return msgspec.structs.replace(incident, attempt=target.generation)
         return _led_by(incident, new, self.knowledge, self.now)
@@ -290,6 +298,8 @@ class _Turn:
         due = recovery.due(target, own, self.policy, now=self.now)
         if due is None:
             return
+        if due.why:
+            self.incidents[due.incident.id] = incidents.note(due.incident, due.why, at=self.now)
         if due.plan.restarts:
             times = (*target.recoveries, self.now)[-_TRIED_KEPT:]
             self.targets[target.name] = target = msgspec.structs.replace(target, recoveries=times)

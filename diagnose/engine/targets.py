@@ -85,7 +85,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         overlays: What remedies laid over it.
         good: The overlays of the last start that proved to be well; ``None`` before the first.
         seen: Kinds of independent proof of trouble in this generation, and when: ``exit``, ``probe``,
-            ``stall``, ``gpu``.
+            ``stall``, ``gpu``, ``load`` (requests wait, or our own was turned away).
         blind: Senses that cannot see, and why.
         progress_at: When the start last showed progress.
         told_at, told: The sample in which the start last wrote, grew or worked.
@@ -233,21 +233,21 @@ def _carded(target: Target, told: GpuSample) -> Told:
     gpus = {**fresh, told.label: told}
     target = msgspec.structs.replace(target, gpus=dict(sorted(gpus.items(), key=_by_number)))
     found = cards.of_card(told, before, target.generation, serving(target))
-    return Told(target=_proven(target, told) if cards.proves(told, before) else target, signals=found)
+    return Told(target=_shown(target, "gpu", told.at) if cards.proves(told, before) else target, signals=found)
 
 
 def _xid(target: Target, event: XidEvent) -> Told:
     """Take an error of a card that the driver reported."""
-    return Told(target=_proven(target, event) if cards.xid_proves(event) else target)
+    return Told(target=_shown(target, "gpu", event.at) if cards.xid_proves(event) else target)
 
 
 def _by_number(named: tuple[str, GpuSample]) -> tuple[int, str]:
     return named[1].index, named[0]
 
 
-def _proven(target: Target, proof: GpuSample | XidEvent) -> Target:
-    """Note that a card, and not only a log line, shows trouble."""
-    return msgspec.structs.replace(target, seen={**target.seen, "gpu": proof.at})
+def _shown(target: Target, kind: str, at: datetime) -> Target:
+    """Note that something else than a log line shows trouble."""
+    return msgspec.structs.replace(target, seen={**target.seen, kind: at})
 
 
 def _surrounded(target: Target, seen: Surroundings) -> Told:
@@ -275,7 +275,7 @@ def _exited(target: Target, exit_: ProcessExit) -> Told:
         target = msgspec.structs.replace(target, starts=(*older, msgspec.structs.replace(start, ended=ended)))
     if exit_.expected:
         return _phase(target, "stopped", exit_.at, "stopped") if exit_.role == "main" else Told(target=target)
-    target = msgspec.structs.replace(target, seen={**target.seen, "exit": exit_.at})
+    target = _shown(target, "exit", exit_.at)
     if exit_.role == "worker":
         return Told(target=target, signals=(signal,))
     told = _phase(target, "failed", exit_.at, signal.evidence.text)
@@ -287,12 +287,14 @@ def _answered(target: Target, result: ProbeResult) -> Told:
     target = msgspec.structs.replace(target, probes={**target.probes, result.probe: result})
     if result.answer == "ok":
         return msgspec.structs.replace(_well(target, result), signals=(signal,))
-    if result.answer == "busy" or not target.ready_at:
+    if result.answer == "busy":
+        return Told(target=_shown(target, "load", result.at), signals=(signal,))
+    if not target.ready_at:
         return Told(target=target, signals=(signal,))
     bad = target.bad_answers + 1
     target = msgspec.structs.replace(target, bad_answers=bad)
     if bad >= _BAD_TO_DEGRADE:
-        target = msgspec.structs.replace(target, seen={**target.seen, "probe": result.at})
+        target = _shown(target, "probe", result.at)
     if target.phase == "ready" and bad >= _BAD_TO_DEGRADE:
         told = _phase(target, "degraded", result.at, signal.evidence.text)
         return msgspec.structs.replace(told, signals=(signal,))
@@ -339,8 +341,8 @@ def _sampled(target: Target, sample: ProcessSample, policy: Policy) -> Told:
         },
         text=reason,
     )
-    seen = {**target.seen, "stall": sample.at}
-    return Told(target=msgspec.structs.replace(target, stalled=True, seen=seen), signals=(signal,))
+    stalled = msgspec.structs.replace(target, stalled=True)
+    return Told(target=_shown(stalled, "stall", sample.at), signals=(signal,))
 
 
 def _blinded(target: Target, silent: SourceSilent) -> Told:
@@ -361,11 +363,13 @@ def _scored(target: Target, output: OutputScored) -> Told:
 
 
 def _measured(target: Target, told: Numbers) -> Told:
-    """Take numbers; a server that stands still proves by them that it is not well."""
+    """Take numbers; a server that stands still, or cannot keep up, proves it by them."""
     meters, told = rates.take(target.meters, told)
     target = msgspec.structs.replace(target, meters=meters)
     if any(told.values.get(name, 0.0) >= least for name, least in _STALLS.items()):
-        target = msgspec.structs.replace(target, seen={**target.seen, "stall": told.at})
+        target = _shown(target, "stall", told.at)
+    if told.values.get("server.requests_waiting", 0.0) > 0:
+        target = _shown(target, "load", told.at)
     return Told(target=target, signals=signals.of_numbers(told, target.generation, serving(target)))
 
 

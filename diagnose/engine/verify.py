@@ -12,6 +12,7 @@ from diagnose.engine import pace
 from diagnose.engine.policy import Policy
 from diagnose.engine.targets import Target
 from diagnose.model.finding import Finding
+from diagnose.model.incident import Incident
 from diagnose.model.remedy import Remedy
 from diagnose.model.rule import Severity
 
@@ -33,13 +34,23 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(
-    findings: Iterable[Finding], remedy: Remedy, target: Target, policy: Policy, *, since: datetime, now: datetime
+    findings: Iterable[Finding],
+    remedy: Remedy,
+    target: Target,
+    policy: Policy,
+    *,
+    since: datetime,
+    now: datetime,
+    cured: Incident | None = None,
 ) -> Judgement:
     """Judge a remedy that was carried out at ``since`` by what was found.
 
     A symptom of the new start fails it once the root cause had time to show (``policy.settle``).
+
+    Args:
+        cured: The trouble that it is to cure, where there is one.
     """
-    symptoms = [one for one in findings if counts_against(one, remedy, since, target)]
+    symptoms = [one for one in findings if counts_against(one, remedy, since, target, cured)]
     if symptoms:
         newest = max(one.at for one in symptoms)
         oldest = min(one.at for one in symptoms)
@@ -75,12 +86,20 @@ def _within(target: Target, floor: timedelta) -> timedelta:
     return pace.within(start.spec, older, floor)
 
 
-def counts_against(finding: Finding, remedy: Remedy, since: datetime, target: Target) -> bool:
-    """Say whether a finding speaks against the remedy: new, grave, and not what it provokes itself."""
+def counts_against(
+    finding: Finding, remedy: Remedy, since: datetime, target: Target, cured: Incident | None = None
+) -> bool:
+    """Say whether a finding speaks against the remedy: new, not what it provokes itself, and grave.
+
+    What is to be cured need not be grave: a warning that comes again was not cured.
+    """
+    least = Severity.ERROR
+    if cured is not None and finding.cause == cured.cause:
+        least = min(least, cured.severity, key=lambda one: one.rank)
     return (
         finding.attempt == target.generation
         and (_began_after(target, since) or finding.last_at >= since - timedelta(seconds=1))
-        and finding.severity.rank >= Severity.ERROR.rank
+        and finding.severity.rank >= least.rank
         and finding.cause not in remedy.expects
     )
 

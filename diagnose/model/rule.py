@@ -167,7 +167,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     phase: tuple[Phase, ...] = ()
     key: tuple[str, ...] = ()
     explains: tuple[str, ...] = ()
-    corroborate: tuple[Literal["exit", "probe", "gpu", "stall"], ...] = ()
+    corroborate: tuple[Literal["exit", "probe", "gpu", "stall", "load"], ...] = ()
     untrusted: bool = False
     remedies: tuple[str, ...] = ()
 

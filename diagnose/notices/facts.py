@@ -27,6 +27,7 @@ _DONE = frozenset(
         "failed",
         "interrupted",
         "recovered",
+        "room",
         "recovery-failed",
         "rolled-back",
         "rollback",

@@ -41,7 +41,11 @@ EVENTS: Mapping[str, Text] = {
     ),
     "resolved": Text("resolved: well again, and it has held", "已解决：服务恢复并保持正常"),
     "rolled-back": Text("back to the last settings known to be good", "已恢复到最近一次正常的设置"),
-    "recovered": Text("started again as it last served", "已按最近一次正常的设置重新启动"),
+    "recovered": Text("the server was started again", "已重新启动服务"),
+    "room": Text(
+        "others have given back GPU memory: the settings fit now, the server is started again",
+        "其他进程已释放显存，现有参数可以放下，重新启动服务",
+    ),
     "recovery-failed": Text(
         "it could not be started again; that is tried again, ever more seldom",
         "未能重新启动，将以越来越长的间隔重试",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,6 +69,9 @@ RULES = (
     rule("exit", "worker_launch_failed", {"event": "process.exit", "where": {"role": ["main"]}}),
     rule("stall", "hang_on_load", {"event": "process.stall"}),
     rule("noisy", "queue_timeout", {"pattern": "x"}, severity="warning"),
+    rule(
+        "refused", "overload_503", {"pattern": "x"}, severity="warning", corroborate=["load"], clears={"quiet": "10m"}
+    ),
 )
 REMEDY = codec.convert(
     {
@@ -103,7 +107,15 @@ REMEDY = codec.convert(
     },
     Remedy,
 )
-KNOWLEDGE = Knowledge(rules={one.id: one for one in RULES}, remedies={REMEDY.id: REMEDY}, marks={}, digest="step-tests")
+MORE_AT_ONCE = msgspec.structs.replace(
+    REMEDY, id="more-at-once", cures=("overload_503",), ladder=(REMEDY.ladder[0],), mode=Mode.AUTO
+)
+KNOWLEDGE = Knowledge(
+    rules={one.id: one for one in RULES},
+    remedies={one.id: one for one in (REMEDY, MORE_AT_ONCE)},
+    marks={},
+    digest="step-tests",
+)
 
 
 class World:
@@ -261,6 +273,38 @@ def test_a_line_alone_never_restarts_a_server():
     world.wait(30)
     assert not world.intents
     assert world.incident.held == "uncorroborated"
+
+
+def overloaded():
+    """Return a world whose server is being restarted, since it refuses requests and they wait."""
+    world = World()
+    world.start()
+    world.answer()
+    world.log("refused")
+    world.wait(4)
+    assert world.incident.held == "uncorroborated", "text alone"
+    world.answer(answer="busy")
+    world.start()
+    world.outcome(world.intents[0])
+    world.answer()
+    return world
+
+
+def test_a_warning_that_does_not_come_again_is_cured():
+    world = overloaded()
+    world.log("noisy")
+    world.wait(12)
+    assert world.incident.tries[0].result == "kept"
+
+
+def test_a_warning_that_comes_again_was_not_cured_and_the_change_is_put_back():
+    world = overloaded()
+    world.log("refused")
+    world.wait(4)
+    assert world.incident.tries[0].result == "failed"
+    assert world.incident.state is Stands.EXHAUSTED
+    assert world.intents[-1].undo
+    assert world.intents[-1].plan.after == SPEC
 
 
 def test_old_news_is_never_acted_upon():

@@ -57,11 +57,16 @@ KNOWN = Knowledge(rules={"oom": OOM}, remedies={"fit": FIT}, marks={}, digest="w
 AUTO = WayBack(mode=Mode.AUTO, after=Duration(minutes=30))
 
 
+FACTS = ServerFacts(
+    target="t", at=NIGHT, version="2.4", flags=accepted("2.4"), flags_from="table", model=known_shape("ERNIE-4.5-0.3B")
+)  # fmt: skip
+
+
 class Host:
     """A card that a neighbour shares."""
 
     def __init__(self, *, now=NIGHT, **policy):
-        self.policy = Policy(mode=Mode.AUTO, settle=Duration(seconds=1), **policy)
+        self.policy = Policy(**{"mode": Mode.AUTO, "settle": Duration(seconds=1), **policy})
         self.state, self.now, self.generation, self.foreign, self.effects = State(), now, 0, 5, []
 
     def tell(self, *seen):
@@ -130,12 +135,8 @@ class Host:
 def shrunk(**options):
     """Give a host whose server was made small because a neighbour took the card, and serves."""
     host = Host(**options)
-    facts = ServerFacts(
-        target="t", at=host.now, version="2.4", flags=accepted("2.4"), flags_from="table",
-        model=known_shape("ERNIE-4.5-0.3B"),
-    )  # fmt: skip
     host.start()
-    host.tell(facts)
+    host.tell(FACTS)
     host.fails()
     host.wait(5)
     (intent,) = host.intents
@@ -144,6 +145,48 @@ def shrunk(**options):
     assert host.target.overlays
     assert all(one.state is Stands.RESOLVED for one in host.state.incidents.values())
     return host
+
+
+def taken(**options):
+    """Give a host whose first start failed since a neighbour holds nearly all of the card: nothing can help."""
+    host = Host(**options)
+    host.foreign = 7.5
+    host.start()
+    host.tell(FACTS)
+    host.fails()
+    host.wait(120)
+    assert not host.intents
+    return host
+
+
+def test_a_first_start_that_failed_for_a_neighbours_memory_is_made_again_once_it_is_given_back():
+    host = taken()
+    host.foreign = 0
+    host.card()
+    (intent,) = host.intents
+    assert intent.plan.after == SPEC
+    assert "room" in host.kinds()
+    host.done(intent)
+    host.serves(60)
+    assert [one.state for one in host.state.incidents.values()] == [Stands.RESOLVED]
+
+
+def test_a_start_that_fails_with_that_room_too_is_not_made_again():
+    host = taken()
+    host.foreign = 0
+    host.card()
+    host.done(host.intents[0])
+    host.fails()
+    host.wait(3600)
+    assert not [one for one in host.intents[1:] if one.undo]
+
+
+def test_where_a_person_is_to_be_asked_it_is_not_started_again_unasked():
+    host = taken(mode=Mode.SUGGEST)
+    host.foreign = 0
+    host.card()
+    host.wait(60)
+    assert not host.intents
 
 
 def test_while_the_neighbour_stays_nothing_is_offered():
