@@ -32,9 +32,13 @@ FITS = ("--max-model-len", "8192", "--max-num-seqs", "8")
 HASTENED = ("server.fit-memory", "server.clean-restart", "server.stuck-start")
 
 
-def configured(*, mode="auto", grace="4s", timeout="3s", rules="", hastened=HASTENED):
-    """Spell a configuration of short times: ``rules`` is a folder of more rules, ``hastened`` cool down in a second."""
+def configured(*, mode="auto", grace="4s", timeout="3s", rules="", hastened=HASTENED, allowed=()):
+    """Spell a configuration of short times.
+
+    ``rules`` is a folder of more rules, ``hastened`` cool down in a second, ``allowed`` need no person either.
+    """
     overrides = "\n".join(f"  {name}: {{cooldown: 1s}}" for name in hastened)
+    overrides += "".join(f"\n  {name}: {{cooldown: 1s, mode: auto}}" for name in allowed)
     return f"""
 policy:
   mode: {mode}

@@ -35,6 +35,7 @@ class Case:
         strike: What happens to the server once it serves.
         traffic: Requests at the same time while it serves, and their body.
         plan: The change that must be done, or shown where a person decides; empty where any will do.
+        allowed: Remedies that ask a person as they are shipped, and that this site lets the daemon do by itself.
         seconds: How long it may take.
         keep: How long a healthy server is watched after it is ready.
     """
@@ -53,6 +54,7 @@ class Case:
     strike: Strike | None = None
     traffic: tuple[int, Mapping[str, Any]] | None = None
     plan: str = ""
+    allowed: tuple[str, ...] = ()
     seconds: float = 40
     keep: float = 4
 
@@ -266,6 +268,35 @@ FAULTS: tuple[Case, ...] = tuple(
             "repetition",
             plan="--early-stop-config",
             faults=("repetition:tokens=3;words=!",),
+        ),
+        # the same, where the site lets the daemon do it, and the load goes on meanwhile
+        _both(
+            "narrow-door-allowed",
+            "cured",
+            "overload_503",
+            plan="--max-concurrency 4 -> 16",
+            flags=("--max-model-len", "8192", "--max-num-seqs", "32", "--max-concurrency", "4"),
+            traffic=(10, _LONG),
+            allowed=("server.widen-the-door",),
+            eras=("2.6",),
+        ),
+        _both(
+            "few-slots-allowed",
+            "exhausted",
+            "overload_503",
+            flags=("--max-model-len", "8192", "--max-num-seqs", "2", "--max-concurrency", "8"),
+            traffic=(14, _LONG),
+            tokens_per_second=60,
+            allowed=("server.more-at-once",),
+        ),
+        _both(
+            "preempting-allowed",
+            "cured",
+            "kv_cache_insufficient",
+            flags=("--max-model-len", "2048", "--max-num-seqs", "8", "--num-gpu-blocks-override", "36"),
+            traffic=(8, _chat("word " * 150, max_tokens=500, ignore_eos=True)),
+            tokens_per_second=400,
+            allowed=("server.relieve-kv-cache",),
         ),
         # what only a person can mend
         _both("weights-too-large", "advice", "gpu_oom_load", card_gib=0.5),

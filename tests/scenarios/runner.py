@@ -99,7 +99,7 @@ class Stage(Site):
         rules = folder / "rules"
         rules.mkdir()
         hasten(rules)
-        self.config.write_text(configured(timeout="2s", rules=rules, hastened=_HASTENED))
+        self.config.write_text(configured(timeout="2s", rules=rules, hastened=_HASTENED, allowed=case.allowed))
 
     def post(self, body: Any, seconds: float = 4.0) -> int | None:
         """Post to the chat endpoint; the status, ``None`` where there was no answer."""
