@@ -136,7 +136,8 @@ def of_probe(result: ProbeResult, phase: str) -> Signal:
     """Say what a probe was answered."""
     repetitive = result.repetition is not None and result.repetition >= REPETITIVE
     status = "" if result.status is None else str(result.status)
-    text = f"{result.probe} probe: {result.answer} {status} {result.detail}"
+    first = f"first token after {result.first_token_seconds:.1f} s" if result.first_token_seconds is not None else ""
+    text = f"{result.probe} probe: {result.answer} {status} {result.detail} {first}"
     return of_event(
         target=result.target,
         attempt=result.generation,

@@ -140,6 +140,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
             server's own body); ``cleared`` (304); ``missing`` (404 of another kind); ``busy``
             (429); ``error`` (anything else, or an answer without tokens).
         repetition: 0 (none) to 1 (nothing else) of the completion's text; ``None`` without text.
+        first_token_seconds: From the question to the first token; ``None`` where it came whole or not at all.
     """
 
     target: str
@@ -152,6 +153,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     detail: str = ""
     repetition: float | None = None
     tokens: int = 0
+    first_token_seconds: float | None = None
 
 
 class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
+import anyio
 import httpx
 
 from diagnose.engine.repetition import score
 from diagnose.model.observation import ProbeResult
+from diagnose.sources.answer import Answered, read
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,11 +45,11 @@ class _Probe:
         api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.target = target
+        self.target, self._patience = target, timeout.total_seconds()
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.AsyncClient(
             base_url=base_url,
-            timeout=timeout.total_seconds(),
+            timeout=self._patience,
             headers=headers,
             transport=transport,
             trust_env=False,  # a proxy of the environment would answer in the server's place
@@ -116,17 +118,29 @@ class CompletionProbe(_Probe):
         """Ask once, for at most 16 tokens. Never raises for what a server or network can do."""
         began = time.perf_counter()
         model = await self._model_name()
-        answer, response, detail = await _tried(lambda: self._client.post("/v1/chat/completions", json=_request(model)))
-        tokens, text = _answered(response) if answer == "ok" and response is not None else (0, "")
-        if answer == "ok" and not tokens:
-            answer, detail = "error", "an answer without tokens: look into workerlog.0 and api_server.log"
+        said = Answered()
+
+        async def post() -> httpx.Response:
+            nonlocal said
+            with anyio.fail_after(self._patience):  # a stream that trickles is late too
+                async with self._client.stream("POST", "/v1/chat/completions", json=_request(model)) as response:
+                    if response.status_code == httpx.codes.OK:
+                        said = await read(response, began)
+                    else:
+                        await response.aread()
+                    return response
+
+        answer, response, detail = await _tried(post)
+        if answer == "ok" and (said.error or not said.tokens):
+            lacking = "an answer without tokens: look into workerlog.0 and api_server.log"
+            answer, detail = "error", _message(said.error or lacking)
         if response is not None and response.status_code >= 400:
             self._model = ""  # the next question looks the name up again
         return ProbeResult(
             target=self.target, at=now, generation=generation, probe="completion", answer=answer,
             status=response.status_code if response is not None else None,
-            seconds=time.perf_counter() - began, detail=detail, tokens=tokens,
-            repetition=score(text) if text else None,
+            seconds=time.perf_counter() - began, detail=detail, tokens=said.tokens,
+            first_token_seconds=said.first_seconds, repetition=score(said.text) if said.text else None,
         )  # fmt: skip
 
     async def _model_name(self) -> str:
@@ -145,23 +159,23 @@ def _request(model: str) -> dict[str, object]:
         "messages": [{"role": "user", "content": _QUESTION}],
         "max_tokens": MOST_TOKENS,
         "temperature": 0,
-        "stream": False,
+        "stream": True,  # when the first token comes tells how long requests wait
+        "stream_options": {"include_usage": True},
         "user": f"{CANARY}{uuid.uuid4().hex[:12]}",  # FastDeploy makes it a part of the request's id
     }
 
 
-async def _tried(ask: Callable[[], object]) -> tuple[Answer, httpx.Response | None, str]:
+async def _tried(ask: Callable[[], Awaitable[httpx.Response]]) -> tuple[Answer, httpx.Response | None, str]:
     """Put one question; return how it was answered, the response if there was one, and a detail."""
     try:
-        response = await ask()  # type: ignore[misc]
-    except httpx.TimeoutException:
+        response = await ask()
+    except (httpx.TimeoutException, TimeoutError):
         return "timeout", None, "no answer in time"
     except httpx.ConnectError:
         return "refused", None, "nobody listens: it loads, or it is dead"
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return "error", None, f"{type(error).__name__}: {error}"[:_DETAIL_CHARACTERS]
-    assert isinstance(response, httpx.Response)  # noqa: S101 - for the type checker
-    answer, detail = judge(response.status_code, response.text)
+    answer, detail = judge(response.status_code, response.text if response.status_code != httpx.codes.OK else "")
     return answer, response, detail
 
 
@@ -192,21 +206,6 @@ def _names(response: httpx.Response) -> list[str]:
     return (
         [str(row["id"]) for row in rows if isinstance(row, Mapping) and "id" in row] if isinstance(rows, list) else []
     )
-
-
-def _answered(response: httpx.Response) -> tuple[int, str]:
-    """Return the number of tokens and the text; a thinking model's reasoning is text too."""
-    read = _json(response)
-    choices = read.get("choices") if isinstance(read, Mapping) else None
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, Mapping) else None
-    if not isinstance(read, Mapping) or not isinstance(message, Mapping):
-        return 0, ""
-    parts = (message.get("reasoning_content"), message.get("content"))
-    text = " ".join(part for part in parts if isinstance(part, str) and part)
-    usage = read.get("usage")
-    counted = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
-    return (counted if isinstance(counted, int) else int(bool(text))), text
 
 
 def _json(response: httpx.Response) -> object:

@@ -28,9 +28,9 @@ class Answers(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, answers):
+    def __init__(self, answers, pause):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answers, self.asked = answers, []
+        self.answers, self.asked, self.pause, self.over = answers, [], pause, threading.Event()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -42,8 +42,13 @@ class Handler(BaseHTTPRequestHandler):
         data = b"" if status == 304 else text.encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
+        if text.startswith("data:"):
+            self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.end_headers()
-        self.wfile.write(data)
+        with contextlib.suppress(OSError):  # who asked may have gone
+            for piece in data.splitlines(keepends=True):
+                self.wfile.write(piece)
+                self.server.over.wait(self.server.pause)
 
     do_GET = do_POST = _answer  # noqa: N815 - the names that the library calls
 
@@ -52,13 +57,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(answers):
-    with Answers(answers) as server:
+def serving(answers, *, pause=0.0):
+    """Serve; ``pause`` is between two lines of an answer, in seconds."""
+    with Answers(answers, pause) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield server, f"http://127.0.0.1:{server.server_address[1]}"
         finally:
+            server.over.set()
             server.shutdown()
             thread.join()
 
@@ -71,8 +78,8 @@ def ask(kind, **kwargs):
     return anyio.run(once)
 
 
-def completion(answers, **kwargs):
-    with serving({"/v1/models": (200, MODELS), **answers}) as (server, url):
+def completion(answers, *, pause=0.0, **kwargs):
+    with serving({"/v1/models": (200, MODELS), **answers}, pause=pause) as (server, url):
         return ask(CompletionProbe, base_url=url, **kwargs), server.asked
 
 
@@ -160,6 +167,54 @@ def test_a_completion_is_well_only_if_tokens_came(status, body, expected):
 
     assert (result.answer, result.status) == (expected, status)
     assert (result.answer == "ok") == (result.tokens > 0)
+
+
+def stream(*pieces, usage=None, end=("[DONE]",)):
+    """Spell a stream as FastDeploy does: a role first, then text, then how much it was."""
+    deltas = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces)]
+    events = [json.dumps({"choices": [{"delta": delta}], "usage": None}) for delta in deltas]
+    events += [json.dumps({"choices": [], "usage": {"completion_tokens": usage}})] if usage else []
+    return "".join(f"data: {event}\n\n" for event in (*events, *end))
+
+
+@pytest.mark.parametrize(
+    ("body", "answer", "tokens"),
+    [
+        pytest.param(stream("Red", ", orange"), "ok", 2, id="pieces"),
+        pytest.param(stream("Red", ", orange", usage=5), "ok", 5, id="counted by the server"),
+        pytest.param(stream(), "error", 0, id="nothing but a role"),
+        pytest.param(stream(end=()), "error", 0, id="broken off"),
+        pytest.param(stream("Red", end=('{"error": {"message": "the worker died"}}',)), "error", 1, id="failed midway"),
+        pytest.param(stream("Red", end=("{broken", "[1]", "[DONE]")), "ok", 1, id="with pieces that are none"),
+    ],
+)
+def test_a_stream_is_an_answer_if_tokens_came_and_no_error(body, answer, tokens):
+    result, asked = completion({"/v1/chat/completions": (200, body)})
+
+    assert (result.answer, result.tokens) == (answer, tokens)
+    assert (result.first_token_seconds is not None) == (tokens > 0)
+    assert asked[-1][1]["stream"] is True
+
+
+def test_what_fails_in_a_stream_is_told_in_the_servers_words():
+    result, _ = completion({"/v1/chat/completions": (200, stream(end=('{"error": {"message": "the worker died"}}',)))})
+
+    assert (result.answer, result.detail) == ("error", "the worker died")
+
+
+def test_the_first_token_comes_before_the_last():
+    result, _ = completion({"/v1/chat/completions": (200, stream(*"abcdefgh"))}, pause=0.02)
+
+    assert 0.02 < result.first_token_seconds < result.seconds / 2
+
+
+def test_a_stream_that_trickles_is_given_up_in_time():
+    result, _ = completion(
+        {"/v1/chat/completions": (200, stream(*"x" * 200))}, pause=0.05, timeout=timedelta(seconds=0.4)
+    )
+
+    assert result.answer == "timeout"
+    assert result.seconds < 5
 
 
 def test_a_loop_in_the_answer_is_measured():
