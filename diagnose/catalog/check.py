@@ -6,12 +6,13 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
+from difflib import get_close_matches
 
 import msgspec
 import re2
 
 from diagnose.catalog import draft
-from diagnose.engine import cards, plan, signals, window
+from diagnose.engine import cards, plan, rates, signals, window
 from diagnose.engine.correlate import Group
 from diagnose.engine.incidents import begin
 from diagnose.engine.match import Carry, Matcher
@@ -124,8 +125,10 @@ def _rule(rule: Rule, knowledge: Knowledge) -> Iterator[Problem]:
         yield problem("too few tests", f"Give at least {_LEAST_TESTS} hits and {_LEAST_TESTS} misses")
     for message, cure in draft.unfinished(rule):
         yield problem(message, cure)
-    for name in sorted({one for one in _samples(rule.when) if one.startswith("gpu.")} - cards.NAMES):
-        yield problem(f"unknown sample {name!r}", f"Use one of {', '.join(sorted(cards.NAMES))}")
+    for name in sorted({*_samples(rule.when)} - cards.NAMES - rates.NAMES):
+        near = get_close_matches(name, cards.NAMES | rates.NAMES, n=3)
+        like = f", as {', '.join(near)}" if near else ""
+        yield problem(f"unknown sample {name!r}", f"Use one that docs/writing-rules.md lists{like}")
     yield from _patterns_and_groups(rule)
 
 

@@ -35,6 +35,31 @@ _FULL_BY = {
 }
 """What grows: what is left of it, and the name of the time that it lasts at this pace."""
 
+_TOLD = {
+    "server": (
+        "requests_running requests_waiting cache_usage_ratio slots canary_seconds requests_total requests_done_total "
+        "generated_tokens_total prompt_tokens_total stalled_seconds prefill_seconds ignored_seconds tokens_per_second "
+        "first_token_seconds queue_seconds request_seconds limit_share_ratio"
+    ),
+    "process": (
+        "rss_bytes threads zombies descriptors_ratio container_memory_bytes container_memory_free_bytes "
+        "container_memory_ratio container_pids_ratio container_throttled_ratio container_periods_total "
+        "container_throttled_total memory_full_in_seconds container_full_in_seconds"
+    ),
+    "host": (
+        "memory_total_bytes memory_available_bytes memory_available_ratio load_per_cpu clock_jump_seconds "
+        "disk_used_bytes disk_free_bytes disk_free_ratio disk_free_inodes_ratio disk_full_in_seconds "
+        "shm_used_bytes shm_free_bytes shm_free_ratio shm_free_inodes_ratio shm_full_in_seconds"
+    ),
+}
+_MEANS = frozenset(
+    f"server.{name}_{part}_total"
+    for name in ("first_token", "queue", "request", "made", "allowed")
+    for part in ("count", "sum")
+)
+NAMES = _MEANS | {f"{of}.{name}" for of, names in _TOLD.items() for name in names.split()}
+"""All that rules may ask for, of server, processes and host (`diagnose.engine.cards.NAMES` has the cards')."""
+
 
 class Track(msgspec.Struct, frozen=True, kw_only=True):
     """How one number went: times and values, oldest first, about one a minute."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from diagnose.engine.rates import NAMES
 from diagnose.sources.exits import ExitWatch
 from diagnose.sources.host import HostSense, container_numbers, names_of, threads_of, tree_numbers
 from diagnose.testing import NOON
@@ -41,6 +42,8 @@ def test_the_host_is_measured_and_each_disk_once_by_all_that_lies_there(tmp_path
     assert values["host.load_per_cpu"] >= 0
     assert [disk.labels for disk in disks] == [{"place": "logs, state"}], "what has no size is no disk"
     assert disks[0].values["host.disk_free_bytes"] > 0
+    told = {*values, *disks[0].values, *sense.poll(NOON)[0].values, *tree_numbers([os.getpid()])}
+    assert told <= NAMES, "rules may ask for all of them"
 
 
 def test_a_clock_that_is_put_is_told_and_one_that_runs_is_not(tmp_path):

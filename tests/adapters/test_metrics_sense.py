@@ -10,6 +10,7 @@ import sys
 import httpx
 import pytest
 
+from diagnose.engine.rates import NAMES
 from diagnose.model.observation import Numbers, SourceSees, SourceSilent
 from diagnose.sources.metrics import MetricsSense, numbers, urls_of
 from diagnose.testing import NOON
@@ -81,6 +82,7 @@ def test_numbers_are_told_by_names_with_their_units():
         "server.first_token_sum_total": 4.5,
         "server.requests_total": 12.0,
     }
+    assert told.keys() <= NAMES, "rules may ask for all of them"
 
 
 def test_gauges_of_processes_that_have_gone_count_no_more():

@@ -218,6 +218,12 @@ def test_overrides_that_fit_nothing_are_refused(overrides, problem):
         pytest.param("'something broke'\n", "'some[甲乙] broke'\n", "non-ASCII", id="Chinese in a class"),
         pytest.param("'something broke'\n", r"'\w+ \d+'" + "\n", "no fixed text", id="nothing fixed"),
         pytest.param(", 'something else broke'", "", "too few tests", id="one hit"),
+        pytest.param(
+            "    - pattern: 'something broke'\n",
+            "    - pattern: 'something broke'\n    - {sample: host.disk_free_ration, below: 0.1}\n",
+            "unknown sample 'host.disk_free_ration'",
+            id="no such number",
+        ),
         pytest.param("It fails,", "'{card} fails',", "card", id="a group that is not there"),
         pytest.param("clears:", "explains: [gpu_oom_load]\nclears:", "circle", id="a cause of itself"),
     ],
