@@ -9,6 +9,7 @@ import msgspec
 from diagnose.engine.policy import Policy
 from diagnose.model.text import Duration
 from diagnose.notices.config import Alerts
+from diagnose.sources.http import PROMPT
 
 
 class TargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,7 +53,7 @@ class Probes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     starting_every: Duration = Duration(seconds=2)
     metrics_every: Duration = Duration(seconds=5)
     timeout: Duration = Duration(seconds=30)
-    prompt: str = "1+1=?"
+    prompt: str = PROMPT
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

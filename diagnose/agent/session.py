@@ -264,7 +264,7 @@ class Session:
         self.completion = CompletionProbe(
             target=self.name,
             base_url=base,
-            model=None,
+            prompt=self.probes.prompt,
             api_key=settings.api_key(spec, flags, os.environ),
             timeout=timeout,
         )

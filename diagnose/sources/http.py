@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 Answer = Literal["ok", "refused", "timeout", "unhealthy", "cleared", "missing", "busy", "error"]
 CANARY = "diagnose-canary-"
 MOST_TOKENS = 16
+PROMPT = "Name three colours of the rainbow."
 
 _UNHEALTHY = "Worker Service Not Healthy"
-_QUESTION = "Name three colours of the rainbow."
 _KEY_CURE = "401: the server wants an API key. Set FD_API_KEY for diagnose as for the server."
 _DETAIL_CHARACTERS = 300
 
@@ -97,6 +97,7 @@ class CompletionProbe(_Probe):
     """Asks for a few tokens: the only proof that requests are taken, scheduled and answered.
 
     Args:
+        prompt: What is asked.
         model: The name to ask for; found out from ``/v1/models`` where it is not given.
         api_key: Sent as bearer; a secret, never logged.
     """
@@ -106,24 +107,25 @@ class CompletionProbe(_Probe):
         *,
         target: str,
         base_url: str,
+        prompt: str = PROMPT,
         model: str | None = None,
         api_key: str | None = None,
         timeout: timedelta = timedelta(seconds=30),
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         super().__init__(target=target, base_url=base_url, timeout=timeout, api_key=api_key, transport=transport)
-        self._fallback, self._model = model, ""
+        self._prompt, self._fallback, self._model = prompt, model, ""
 
     async def ask(self, now: datetime, generation: int) -> ProbeResult:
         """Ask once, for at most 16 tokens. Never raises for what a server or network can do."""
         began = time.perf_counter()
-        model = await self._model_name()
+        request = _request(await self._model_name(), self._prompt)
         said = Answered()
 
         async def post() -> httpx.Response:
             nonlocal said
             with anyio.fail_after(self._patience):  # a stream that trickles is late too
-                async with self._client.stream("POST", "/v1/chat/completions", json=_request(model)) as response:
+                async with self._client.stream("POST", "/v1/chat/completions", json=request) as response:
                     if response.status_code == httpx.codes.OK:
                         said = await read(response, began)
                     else:
@@ -153,10 +155,10 @@ class CompletionProbe(_Probe):
         return self._model or self._fallback or "default"
 
 
-def _request(model: str) -> dict[str, object]:
+def _request(model: str, prompt: str) -> dict[str, object]:
     return {
         "model": model,
-        "messages": [{"role": "user", "content": _QUESTION}],
+        "messages": [{"role": "user", "content": prompt}],
         "max_tokens": MOST_TOKENS,
         "temperature": 0,
         "stream": True,  # when the first token comes tells how long requests wait

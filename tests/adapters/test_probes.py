@@ -128,12 +128,14 @@ def test_a_server_that_hangs_up_is_an_error():
 
 
 def test_a_completion_is_small_marked_and_asks_for_a_model_that_is_there():
-    result, asked = completion({"/v1/chat/completions": (200, chat("Red, orange, yellow."))}, model="other")
+    answers = {"/v1/chat/completions": (200, chat("Red, orange, yellow."))}
+    result, asked = completion(answers, model="other", prompt="Colours?")
 
     assert (result.answer, result.tokens, result.repetition) == ("ok", 3, 0.0)
     body = asked[-1][1]
     assert body["model"] == "ernie"
     assert body["max_tokens"] <= 16
+    assert body["messages"] == [{"role": "user", "content": "Colours?"}]
     assert body["user"].startswith(CANARY)
     assert asked[-1][2] is None
 
