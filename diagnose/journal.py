@@ -2,6 +2,9 @@
 
 A turn is one transaction: what was seen, what is intended, how far the logs were read. What the
 transaction holds was not acted upon before it was on disk, so after a crash the two agree.
+
+A file of an earlier version is brought forward, and a copy of it kept; one of a later version is refused. A file that
+is broken is put aside and a new one begun: with what is in memory where the daemon runs, empty where it starts.
 """
 
 from __future__ import annotations
@@ -23,28 +26,37 @@ from diagnose.model.effect import Effect, Perform, SaveIncident
 from diagnose.model.incident import Incident
 from diagnose.model.observation import Observation, Outcome
 
-SCHEMA = 2
 FILE = "journal.db"
+BROKEN = FILE + ".broken"
+"""Where a file that cannot be used any more is put; the last one is kept."""
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS turns (
-  seq INTEGER PRIMARY KEY, at TEXT NOT NULL, observations BLOB NOT NULL, effects BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS state (
-  id INTEGER PRIMARY KEY CHECK (id = 1), at TEXT NOT NULL, value BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS incidents (
-  id TEXT PRIMARY KEY, target TEXT NOT NULL, state TEXT NOT NULL, last_seen TEXT NOT NULL,
-  value BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS intents (
-  id TEXT PRIMARY KEY, at TEXT NOT NULL, value BLOB NOT NULL, outcome BLOB);
-CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS alert_book (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS receivers (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS posts (
-  id TEXT PRIMARY KEY, receiver TEXT NOT NULL, state TEXT NOT NULL, at TEXT NOT NULL, done_at TEXT,
-  tries INTEGER NOT NULL, error TEXT NOT NULL, value BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS posts_by_state ON posts (state, at);
-"""
+_CHANGES: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE IF NOT EXISTS turns (
+          seq INTEGER PRIMARY KEY, at TEXT NOT NULL, observations BLOB NOT NULL, effects BLOB NOT NULL)""",
+        """CREATE TABLE IF NOT EXISTS state (
+          id INTEGER PRIMARY KEY CHECK (id = 1), at TEXT NOT NULL, value BLOB NOT NULL)""",
+        """CREATE TABLE IF NOT EXISTS incidents (
+          id TEXT PRIMARY KEY, target TEXT NOT NULL, state TEXT NOT NULL, last_seen TEXT NOT NULL,
+          value BLOB NOT NULL)""",
+        """CREATE TABLE IF NOT EXISTS intents (
+          id TEXT PRIMARY KEY, at TEXT NOT NULL, value BLOB NOT NULL, outcome BLOB)""",
+        "CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS alert_book (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
+        "CREATE TABLE IF NOT EXISTS receivers (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
+        """CREATE TABLE IF NOT EXISTS posts (
+          id TEXT PRIMARY KEY, receiver TEXT NOT NULL, state TEXT NOT NULL, at TEXT NOT NULL, done_at TEXT,
+          tries INTEGER NOT NULL, error TEXT NOT NULL, value BLOB NOT NULL)""",
+        "CREATE INDEX IF NOT EXISTS posts_by_state ON posts (state, at)",
+    ),
+)
+"""What each schema changed: the first entry makes schema 1 of an empty file, the second makes 2 of 1, and so on."""
 
+SCHEMA = len(_CHANGES)
+
+_KEEP = "INSERT OR REPLACE INTO kept VALUES (?, ?)"
 
 T = TypeVar("T")
 Also = Callable[[sqlite3.Connection], object]
@@ -60,7 +72,11 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """The daemon's own hold on the file; one at a time."""
+    """The daemon's own hold on the file; one at a time.
+
+    Attributes:
+        notices: What became of a broken file, to be told to people; who tells it clears them.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open or create the journal in ``folder``.
@@ -71,18 +87,30 @@ class Journal:
         self._lock = threading.Lock()
         self._behind = False
         self._path = folder / FILE
+        self._kept: dict[str, bytes] = {}
+        self.notices: list[str] = []
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
-            (folder / FILE).chmod(0o600)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            _check_version(self._db, folder / FILE)
-            self._db.execute(f"PRAGMA user_version = {SCHEMA}")
-            self._db.executescript(_TABLES)
+            try:
+                self._db = _opened(self._path)
+            except sqlite3.DatabaseError as error:
+                if not _is_broken(error):
+                    raise
+                self._db = self._begun_anew(error, "What it held of the past is not known any more.")
+            self._kept = dict(self._db.execute("SELECT name, value FROM kept").fetchall())
         except (OSError, sqlite3.Error) as error:
             raise JournalError(
-                f"{folder / FILE}: {error}. Give a state folder that this user can write (--state-dir DIR)."
+                f"{self._path}: {error}. Give a state folder that this user can write (--state-dir DIR)."
             ) from error
+
+    def _begun_anew(self, error: sqlite3.Error, what_of_it: str) -> sqlite3.Connection:
+        """Put the file aside and begin another one."""
+        aside = self._path.with_name(BROKEN)
+        for end in ("-wal", "-shm"):
+            self._path.with_name(FILE + end).unlink(missing_ok=True)
+        self._path.replace(aside)
+        self.notices.append(f"{self._path} was broken ({error}) and is now {aside}. {what_of_it} Check its disk.")
+        return _opened(self._path)
 
     def record(self, turn: Turn, state: State, kept: Mapping[str, bytes], also: Also | None = None) -> None:
         """Write one turn down, with where the mind stands after it, and what the senses must keep.
@@ -102,6 +130,7 @@ class Journal:
             if also:
                 also(db)
 
+        self._kept.update(kept)
         try:
             self.write(whole, grave=grave)
         except JournalError:
@@ -127,7 +156,7 @@ class Journal:
         for seen in turn.observations:
             if isinstance(seen, Outcome):
                 self._db.execute("UPDATE intents SET outcome = ? WHERE id = ?", (codec.encode(seen), seen.intent_id))
-        self._db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", list(kept.items()))
+        self._db.executemany(_KEEP, list(kept.items()))
 
     def _save(self, found: Iterable[Incident]) -> None:
         rows = ((one.id, one.target, one.state.value, one.last_seen.isoformat(), codec.encode(one)) for one in found)
@@ -139,7 +168,8 @@ class Journal:
         Raises:
             JournalError: It was not written.
         """
-        self.write(lambda db: db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, value)))
+        self._kept[name] = value
+        self.write(lambda db: db.execute(_KEEP, (name, value)))
 
     def write(self, also: Also, *, grave: bool = True) -> None:
         """Write in a transaction of its own; any thread.
@@ -151,13 +181,30 @@ class Journal:
             JournalError: Nothing was written.
         """
         try:
-            with self._lock, _rollback_on_error(self._db):
-                self._db.execute(f"PRAGMA synchronous = {'FULL' if grave else 'NORMAL'}")
-                self._db.execute("BEGIN IMMEDIATE")
-                also(self._db)
-                self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+            with self._lock:
+                try:
+                    self._transact(also, grave=grave)
+                except sqlite3.DatabaseError as error:
+                    if not _is_broken(error):
+                        raise
+                    self._renew(error)
+                    self._transact(also, grave=grave)
+        except (OSError, sqlite3.Error) as error:
             raise JournalError(f"the journal cannot be written: {error}. Make room on its disk.") from error
+
+    def _transact(self, also: Also, *, grave: bool) -> None:
+        with _rollback_on_error(self._db):
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if grave else 'NORMAL'}")
+            self._db.execute("BEGIN IMMEDIATE")
+            also(self._db)
+            self._db.execute("COMMIT")
+
+    def _renew(self, error: sqlite3.Error) -> None:
+        """Begin anew with what is in memory: all that was kept now, where the mind stands with the next turn."""
+        self._db.close()
+        self._db = self._begun_anew(error, "What is known now is in a new one; single turns of the past are not.")
+        self._behind = True
+        self._transact(lambda db: db.executemany(_KEEP, list(self._kept.items())), grave=True)
 
     def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Read with the daemon's own hold on the file; any thread.
@@ -175,7 +222,12 @@ class Journal:
 
     def kept(self) -> dict[str, bytes]:
         """Return all that was kept, by name."""
-        return dict(self._db.execute("SELECT name, value FROM kept").fetchall())
+        return dict(self._kept)
+
+    def last(self) -> datetime | None:
+        """Return when the last turn was written; ``None`` where there was none."""
+        row = self._db.execute("SELECT at FROM state").fetchone()
+        return datetime.fromisoformat(row[0]) if row else None
 
     def state(self) -> State:
         """Return where the mind stood after the last turn; a fresh state where there is none.
@@ -277,13 +329,64 @@ def read(folder: Path) -> Snapshot:
     return look(folder, question)
 
 
-def _check_version(db: sqlite3.Connection, path: Path) -> None:
+def _opened(path: Path) -> sqlite3.Connection:
+    """Open or create the file, look whether it is sound, and bring it to the present schema.
+
+    Raises:
+        JournalError: It is of a newer version.
+        sqlite3.DatabaseError: It is broken, or cannot be used.
+    """
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        path.chmod(0o600)
+        db.execute("PRAGMA journal_mode = WAL")
+        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(" ".join(found.split()))  # noqa: TRY301 - as SQLite itself tells of it
+        _bring_forward(db, path, _check_version(db, path))
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _is_broken(error: sqlite3.Error) -> bool:
+    """Say whether the file's content is not what SQLite wrote; a full or locked disk is another kind of error."""
+    return type(error) is sqlite3.DatabaseError
+
+
+def _bring_forward(db: sqlite3.Connection, path: Path, version: int) -> None:
+    if version == SCHEMA:
+        return
+    if version:
+        copy = _copy_of(path, version)
+        copy.unlink(missing_ok=True)
+        db.execute("VACUUM INTO ?", (str(copy),))
+        copy.chmod(0o600)
+    with _rollback_on_error(db):
+        db.execute("BEGIN IMMEDIATE")
+        for change in _CHANGES[version:]:
+            for statement in change:
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {SCHEMA}")
+        db.execute("COMMIT")
+
+
+def _copy_of(path: Path, version: int) -> Path:
+    """Name the copy that is kept of a file before it is brought forward."""
+    return path.with_name(f"{FILE}.schema-{version}")
+
+
+def _check_version(db: sqlite3.Connection, path: Path) -> int:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA:
+        copy = _copy_of(path, SCHEMA)
+        way_back = f"put {copy.name} in its place (as it was before the upgrade)" if copy.exists() else "move it away"
         raise JournalError(
             f"{path}: written by a newer diagnose (schema {version}, this one knows {SCHEMA}). "
-            "Upgrade diagnose, or move the file away to begin a new journal."
+            f"Upgrade diagnose, or {way_back}; a running server is taken over either way."
         )
+    return int(version)
 
 
 def _strange(path: Path, error: Exception) -> JournalError:

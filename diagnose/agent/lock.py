@@ -16,10 +16,17 @@ def only_one(state_dir: Path) -> Iterator[None]:
     """Hold the state folder.
 
     Raises:
-        ConfigError: Another daemon holds it.
+        ConfigError: Another daemon holds it, or it cannot be used.
     """
     path = state_dir / "lock"
-    with path.open("a+", encoding="ascii") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = stack.enter_context(path.open("a+", encoding="ascii"))
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: {error.strerror}. Give a state folder that this user can write (--state-dir DIR)."
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -27,9 +34,9 @@ def only_one(state_dir: Path) -> Iterator[None]:
                 f"{path}: another diagnose (process {_named(path) or 'unknown'}) looks after this folder. "
                 "Stop it, or give this one its own folder (--state-dir DIR)."
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with contextlib.suppress(OSError):  # the number is for people; a full disk keeps no daemon from its work
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 

@@ -9,13 +9,15 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from diagnose.agent.guard import reason_of
 from diagnose.launch.surroundings import Sealer
-from diagnose.model.observation import ServerFacts, Surroundings
+from diagnose.model.observation import ServerFacts, SourceSilent, Surroundings
 from diagnose.sources import facts, surroundings
 from diagnose.sources.surroundings import Look
 
-Seen = Surroundings | ServerFacts
+Seen = Surroundings | ServerFacts | SourceSilent
 
+SOURCE = "surroundings"
 _KEY = "seal.key"
 _LAST_WORDS = 1.0
 """Seconds that the end of the daemon waits for what is being asked to be given up."""
@@ -41,11 +43,12 @@ class Lookout:
             known: Its surroundings are known already: only its software is asked.
         """
         if not known:
-            self._aside(lambda: surroundings.collect(look, sealer(self._folder), self._stop))
+            self._aside(look, lambda: surroundings.collect(look, sealer(self._folder), self._stop))
         self._aside(
+            look,
             lambda: facts.learn(
                 look.desired, target=look.target, now=look.at, cache=self._folder / "flags", stop=self._stop
-            )
+            ),
         )
 
     def news(self) -> list[Seen]:
@@ -58,9 +61,12 @@ class Lookout:
         for one in self._threads:
             one.join(_LAST_WORDS / len(self._threads))
 
-    def _aside(self, ask: Callable[[], Seen]) -> None:
+    def _aside(self, look: Look, ask: Callable[[], Seen]) -> None:
         def answer() -> None:
-            seen = ask()
+            try:
+                seen = ask()
+            except Exception as error:  # noqa: BLE001 - a thread that dies unheard is a sense that is blind unknown
+                seen = SourceSilent(target=look.target, at=look.at, source=SOURCE, reason=reason_of(error))
             if not self._stop.is_set():
                 self._seen.put(seen)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,6 +16,7 @@ import anyio.to_thread
 import msgspec
 
 from diagnose.agent.config import Config
+from diagnose.agent.guard import Guard, reason_of
 from diagnose.agent.reload import Reload
 from diagnose.agent.session import Session
 from diagnose.engine.match import Matcher
@@ -21,22 +24,31 @@ from diagnose.engine.state import State
 from diagnose.engine.step import step
 from diagnose.engine.targets import Target
 from diagnose.engine.window import forget_changed
-from diagnose.errors import JournalError
+from diagnose.errors import ControllerError, JournalError
 from diagnose.journal import Also, Journal, Turn
 from diagnose.model import codec
 from diagnose.model.effect import Answered, Effect, Perform
 from diagnose.model.incident import Intent
 from diagnose.model.incident import State as Stands
 from diagnose.model.knowledge import Knowledge
-from diagnose.model.observation import Observation, Order, Outcome, SourceSilent, StepResult
+from diagnose.model.observation import Observation, Order, Outcome, ProbeResult, StepResult
 from diagnose.ports import Clock
 
 if TYPE_CHECKING:
     from diagnose.agent.alerting import Alerting  # a daemon that tells nobody need not load it
 
 _BUSY, _IDLE = 0.01, 0.1
+_HELD_UP = 1.0
+"""Seconds between two turns from which on the daemon itself was held up: by a slow disk, or stopped with its host."""
+
+_SPOILT_MOST = 3
+"""Questions in a row that may be spoilt by that before it is told."""
+
 _THINK_EVERY = timedelta(milliseconds=500)
 _PRUNE_EVERY = timedelta(hours=1)
+
+_NOT_WRITTEN = "not done: the intent could not be written to the journal. Make room on its disk."
+"""What cannot be written down is not done: after a crash nobody would know of it."""
 
 Watcher = Callable[[State, Sequence[Effect]], None]
 
@@ -95,7 +107,10 @@ class Daemon:
         self._stop = anyio.Event()
         self._thought: datetime | None = None
         self._pruned: datetime | None = None
+        self._guard = Guard(sessions, clock)
+        self._guards = [self._guard]
         self._journal_silent = False
+        self._turned, self._held_up_at = 0.0, float("-inf")
 
     def stop(self) -> None:
         """Ask the daemon to end after this turn."""
@@ -107,30 +122,15 @@ class Daemon:
         Raises:
             DiagnoseError: A target can neither be found nor started.
         """
-        kept = self.journal.kept()
-        self.journal.keep("policy", codec.encode(self.config.policy))
-        for name, session in self.sessions.items():
-            cut_short = [one for one in self.state.intents.values() if one.target == name]
-            session.begin(self.state.targets.get(name, Target(name=name)), kept, cut_short)
-            self._inbox += [session.recover(intent) for intent in cut_short]
+        self._turned = anyio.current_time()
+        with contextlib.suppress(JournalError):  # a full disk is told of by the first turn
+            self.journal.keep("policy", codec.encode(self.config.policy))
+        self._begin(self.journal.kept())
         async with anyio.create_task_group() as tasks:
-            for session in self.sessions.values():
-                tasks.start_soon(self._probe, session)
-                tasks.start_soon(self._measure, session)
             tasks.start_soon(self._obey_signals)
-            if self.reload:
-                tasks.start_soon(self.reload.watch, self)
-            if self.door:
-                tasks.start_soon(self._open_door, self.door)
-            if self.alerts:
-                self.alerts.begin(self.state, self.knowledge)
-                tasks.start_soon(self.alerts.run)
+            self._keep_at_work(tasks)
             async with anyio.create_task_group() as hands:  # its end waits for what is being done
-                while not self._stop.is_set():
-                    self._turn(hands)
-                    busy = any(session.busy for session in self.sessions.values())
-                    with anyio.move_on_after(_BUSY if busy else _IDLE):
-                        await self._stop.wait()
+                await self._take_turns(hands)
             if self.stop_servers:
                 for session in self.sessions.values():
                     await anyio.to_thread.run_sync(session.stop_server)
@@ -138,6 +138,41 @@ class Daemon:
             if self.alerts:
                 await self.alerts.finish()
             tasks.cancel_scope.cancel()
+
+    async def _take_turns(self, hands: anyio.abc.TaskGroup) -> None:
+        while not self._stop.is_set():
+            self._turn(hands)
+            busy = any(session.busy for session in self.sessions.values())
+            with anyio.move_on_after(_BUSY if busy else _IDLE):
+                await self._stop.wait()
+
+    def _begin(self, kept: Mapping[str, bytes]) -> None:
+        """Find or start all servers."""
+        for name, session in self.sessions.items():
+            cut_short = [one for one in self.state.intents.values() if one.target == name]
+            try:
+                session.begin(self.state.targets.get(name, Target(name=name)), kept, cut_short)
+            except OSError as error:
+                raise ControllerError(
+                    f"{name}: it cannot be told whether a server runs: {error}. Free descriptors (ulimit -n), memory "
+                    "or disk of this host, and start again."
+                ) from error
+            self._inbox += [session.recover(intent) for intent in cut_short]
+
+    def _keep_at_work(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Start all that works beside the turns; what ends there is started again."""
+        for name, session in self.sessions.items():
+            own = Guard([name], self.clock)
+            self._guards.append(own)
+            tasks.start_soon(own.keep, "probes", partial(self._probe, session))
+            tasks.start_soon(own.keep, "metrics", partial(self._measure, session))
+        if self.reload:
+            tasks.start_soon(self._guard.keep, "rules", partial(self.reload.watch, self))
+        if self.door:
+            tasks.start_soon(self._guard.keep, "api", partial(self.door, self))
+        if self.alerts:
+            self.alerts.begin(self.state, self.knowledge)
+            tasks.start_soon(self._guard.keep, "alerts", self.alerts.run)
 
     async def obey(self, order: Order) -> Answered:
         """Put a person's order to the mind, and return what became of it; it is in the journal then."""
@@ -152,12 +187,6 @@ class Daemon:
         """Put what somebody outside observed to the mind."""
         self._inbox.append(told)
 
-    async def _open_door(self, door: Door) -> None:
-        try:
-            await door(self)
-        except OSError as error:
-            self.tell_silent("api", f"orders of people cannot be taken: {error}. See to the state folder, and restart.")
-
     def use(self, knowledge: Knowledge, matcher: Matcher) -> None:
         """Judge by these rules from the next turn on."""
         windows = forget_changed(self.state.windows, self.knowledge, knowledge)
@@ -168,8 +197,11 @@ class Daemon:
 
     def tell_silent(self, source: str, reason: str) -> None:
         """Tell each target of a sense that cannot see."""
-        now = self.clock.now()
-        self._inbox += [SourceSilent(target=name, at=now, source=source, reason=reason) for name in self.sessions]
+        self._inbox += self._guard.silent(source, reason, self.clock.now())
+
+    def tell_sees(self, source: str) -> None:
+        """Tell each target that this sense can see again."""
+        self._inbox += self._guard.sees(source, self.clock.now())
 
     async def _obey_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -178,31 +210,66 @@ class Daemon:
 
     def _turn(self, hands: anyio.abc.TaskGroup) -> None:
         now = self.clock.now()
+        began = anyio.current_time()
+        if began - self._turned > _HELD_UP:
+            self._held_up_at = began
+        self._turned = began
         observations, self._inbox = self._inbox, []
+        observations += [one for guard in self._guards for one in guard.news(now)]
         for name, session in self.sessions.items():
             observations = [*session.poll(now, starting=self._watchful(name)), *observations]
         if not observations and self._thought and now - self._thought < _THINK_EVERY:
             return
         self._thought = now
-        state, effects = step(self.state, observations, knowledge=self.knowledge, policy=self.config.policy, now=now)
+        state, effects = self._step(observations, now)
         kept = {name: value for one in self.sessions.values() for name, value in one.kept().items()}
         turn = Turn(at=now, observations=tuple(observations), effects=effects)
-        also = self.alerts.turn(effects, state, self.knowledge, now) if self.alerts else None
+        also = self._told(effects, state, now)
         written = self._write(turn, state, kept, also)
         self.state = state
         if self.alerts:
             self.alerts.written(ok=written)
         if effects:
-            with contextlib.suppress(OSError):  # who watches may have gone, or its disk be full
-                self.watcher(state, effects)
+            self._show(state, effects, now)
         for effect in effects:
             if isinstance(effect, Perform) and written:
                 hands.start_soon(self._perform, effect.intent)
             elif isinstance(effect, Perform):
-                self._inbox.append(_not_written(effect.intent, now))
+                self._inbox.append(_not_done(effect.intent, now, _NOT_WRITTEN))
             elif isinstance(effect, Answered) and effect.order_id in self._answers:
                 self._answers[effect.order_id].give(effect)
         self._prune(now)
+
+    def _step(self, observations: Sequence[Observation], now: datetime) -> tuple[State, tuple[Effect, ...]]:
+        """Think; what the mind breaks on is passed over, and told."""
+        policy, knowledge = self.config.policy, self.knowledge
+        try:
+            return step(self.state, observations, knowledge=knowledge, policy=policy, now=now)
+        except Exception as error:  # noqa: BLE001 - one strange observation must not end the watch over all
+            self._inbox += self._guard.broke("mind", error, now)
+        state = self.state
+        effects: list[Effect] = []
+        for one in observations:
+            with contextlib.suppress(Exception):  # it was told
+                state, more = step(state, [one], knowledge=knowledge, policy=policy, now=now)
+                effects += more
+        return state, tuple(effects)
+
+    def _told(self, effects: Sequence[Effect], state: State, now: datetime) -> Also | None:
+        """Decide whom to tell; return what has to be written for it."""
+        try:
+            return self.alerts.turn(effects, state, self.knowledge, now) if self.alerts else None
+        except Exception as error:  # noqa: BLE001 - nobody to tell is no reason not to cure
+            self._inbox += self._guard.broke("alerts", error, now)
+            return None
+
+    def _show(self, state: State, effects: Sequence[Effect], now: datetime) -> None:
+        try:
+            self.watcher(state, effects)
+        except OSError:
+            return  # who watches has gone, or its disk is full
+        except Exception as error:  # noqa: BLE001 - a screen that breaks is no reason not to cure
+            self._inbox += self._guard.broke("screen", error, now)
 
     def _write(self, turn: Turn, state: State, kept: Mapping[str, bytes], also: Also | None = None) -> bool:
         """Write the turn down. A disk that is full or broken is told once; the daemon goes on in memory."""
@@ -212,17 +279,25 @@ class Daemon:
             self.journal.record(turn, state, kept, also)
         except JournalError as error:
             if not self._journal_silent:
-                self._inbox += [
-                    SourceSilent(target=name, at=turn.at, source="journal", reason=str(error)) for name in self.sessions
-                ]
+                self.tell_silent("journal", str(error))
             self._journal_silent = True
             return False
+        if self._journal_silent:
+            self.tell_sees("journal")
         self._journal_silent = False
+        for notice in self.journal.notices:
+            self._inbox += [
+                *self._guard.silent("journal", notice, turn.at, "renewed"),
+                *self._guard.sees("journal", turn.at),
+            ]
+        self.journal.notices.clear()
         return True
 
     async def _perform(self, intent: Intent) -> None:
-        session = self.sessions[intent.target]
-        outcome = await anyio.to_thread.run_sync(session.perform, intent)
+        try:
+            outcome = await anyio.to_thread.run_sync(self.sessions[intent.target].perform, intent)
+        except Exception as error:  # noqa: BLE001 - no thread can be had: then nothing was done
+            outcome = _not_done(intent, self.clock.now(), f"not done: {reason_of(error)}")
         self._inbox.append(outcome)
 
     async def _probe(self, session: Session) -> None:
@@ -230,14 +305,14 @@ class Daemon:
         probes = self.config.probes
         asked: datetime | None = None
         while True:
-            result = await session.ask_health()
+            result = await self._unspoilt(session.ask_health)
             self._tell(result)
             now = self.clock.now()
             watchful = self._watchful(session.name)
             due = asked is None or now - asked >= probes.completion_every or watchful
             if result and result.answer == "ok" and due:
                 asked = now
-                self._tell(await session.ask_completion())
+                self._tell(await self._unspoilt(session.ask_completion))
             pause = probes.starting_every if self._watchful(session.name) else probes.health_every
             await anyio.sleep(pause.total_seconds())
 
@@ -246,9 +321,28 @@ class Daemon:
         while True:
             target = self.state.targets.get(session.name)
             if target is not None and target.phase in {"ready", "degraded"}:
+                began = anyio.current_time()
                 told = await session.ask_metrics()
-                self._inbox += told
+                self._inbox += [] if self._held_up(began) else told
             await anyio.sleep(self.config.probes.metrics_every.total_seconds())
+
+    async def _unspoilt(self, ask: Callable[[], Awaitable[ProbeResult | None]]) -> ProbeResult | None:
+        """Ask; where no good answer came while the daemon itself was held up, that says nothing about the server.
+
+        Raises:
+            OSError: It is so again and again.
+        """
+        for _ in range(_SPOILT_MOST):
+            began = anyio.current_time()
+            result = await ask()
+            if result is None or result.answer == "ok" or not self._held_up(began):
+                return result
+            await anyio.sleep(_HELD_UP / 2)  # so that the loop comes to its turns meanwhile
+        raise TimeoutError(errno.ETIMEDOUT, "the daemon is held up itself: no answer can be waited for in time")
+
+    def _held_up(self, since: float) -> bool:
+        """Say whether the daemon did not come to its turns at some time since then."""
+        return self._held_up_at >= since or anyio.current_time() - self._turned > _HELD_UP
 
     def _tell(self, result: Observation | None) -> None:
         if result is not None:
@@ -270,8 +364,6 @@ class Daemon:
                 self.alerts.prune(now)
 
 
-def _not_written(intent: Intent, now: datetime) -> Outcome:
-    """What cannot be written down is not done: after a crash nobody would know of it."""
-    text = "not done: the intent could not be written to the journal. Make room on its disk."
-    result = StepResult(action="journal", ok=False, text=text)
+def _not_done(intent: Intent, now: datetime, why: str) -> Outcome:
+    result = StepResult(action="daemon", ok=False, text=why)
     return Outcome(target=intent.target, at=now, intent_id=intent.id, ok=False, results=(result,))

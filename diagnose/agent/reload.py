@@ -43,6 +43,10 @@ class Keeper(Protocol):
         """Tell of a sense that cannot see."""
         ...
 
+    def tell_sees(self, source: str) -> None:
+        """Tell that it can see again."""
+        ...
+
 
 class Reload:
     """Watches the files that a rule base was made of.
@@ -91,7 +95,11 @@ class Reload:
         Args:
             at_once: Judge it even though it may be changing still.
         """
-        seen = await anyio.to_thread.run_sync(self._state)
+        try:
+            seen = await anyio.to_thread.run_sync(self._state)
+        except Exception as error:  # noqa: BLE001 - a folder that cannot be looked at must not end the watch
+            self._refuse(keeper, f"{type(error).__name__}: {error}")
+            return
         resting, self._seen = at_once or seen == self._seen, seen
         if not resting or seen == self._judged:
             return
@@ -103,6 +111,8 @@ class Reload:
         except Exception as error:  # noqa: BLE001 - rules that break the loader must not end the watch
             self._refuse(keeper, f"{type(error).__name__}: {error}. Take back what was changed last.")
         else:
+            if self._told:
+                keeper.tell_sees(SOURCE)
             self._told = ""
             if knowledge.digest != keeper.knowledge.digest:
                 keeper.use(knowledge, matcher)

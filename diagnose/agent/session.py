@@ -18,9 +18,10 @@ from diagnose.actuators.evidence import KeepEvidence
 from diagnose.actuators.hands import Hands
 from diagnose.actuators.ipc import CleanIpc
 from diagnose.actuators.server import RestartServer, Server
-from diagnose.agent import given
+from diagnose.agent import given, look
 from diagnose.agent.config import Probes, TargetConfig
 from diagnose.agent.given import Unused
+from diagnose.agent.guard import Guard
 from diagnose.agent.look import Lookout
 from diagnose.controllers import procfs
 from diagnose.controllers.process import ProcessController
@@ -38,6 +39,7 @@ from diagnose.model.observation import (
     RECOVERED,
     GpuSample,
     LogLines,
+    Numbers,
     Observation,
     Outcome,
     ProbeResult,
@@ -130,7 +132,9 @@ class Session:
         self._dark: frozenset[str] = frozenset()
         self._kept_place: Place | None = None
         self._asked_at: datetime | None = None
+        self._behind = 0
         self.lookout = Lookout(self.state_dir)
+        self.guard = Guard((self.name,), self.clock)
 
     @property
     def name(self) -> str:
@@ -312,27 +316,54 @@ class Session:
     # --- senses
 
     def poll(self, now: datetime, *, starting: bool) -> list[Observation]:
-        """Ask all senses that answer at once."""
-        told = self._lines(now) + self._kernel_lines(now)
+        """Ask all senses that answer at once; one that breaks is told of, and the others are asked all the same."""
+        ask, every = self.guard.ask, _SAMPLE_STARTING if starting else _SAMPLE_READY
+        told = ask("logs", now, lambda: self._lines(now))
+        told += ask("kernel", now, lambda: self._kernel_lines(now))
         news, self._news = self._news, []
         told += self.lookout.news()
-        every = _SAMPLE_STARTING if starting else _SAMPLE_READY
-        if self.sense and (self._sampled is None or now - self._sampled >= every or self._just_ended()):
-            self._sampled = now
-            told += self.sense.poll(now)
-            self.cards.ask(self._pids(), now)
-        elif self.sense and self.cards.due(now):
-            self.cards.ask(self._pids(), now)
-        told += self._cards_told(now, every)
-        if self._to_look and (not self.cards.asking or now - self._to_look[2] >= _CARDS_WAIT):
-            (handle, fresh, _), self._to_look = self._to_look, None
-            self._look_around(handle, self.cards.latest, now, fresh=fresh)
+        told += ask("processes", now, lambda: self._processes(now, every))
+        told += ask("gpu", now, lambda: self._cards_told(now, every))
+        told += ask(look.SOURCE, now, lambda: self._looked_around(now))
         self._buses.update(one.pci for one in told if isinstance(one, GpuSample) and one.pci)
         if self._measured_at is None or not _NOTHING <= now - self._measured_at < _MEASURE_EVERY:
             self._measured_at = now
-            told += self.host.poll(now) if self.host else []
-            told += self.sense.measure(now) if self.sense else []
+            told += ask("host", now, lambda: self._measured(now))
         return [*news, *told]
+
+    def _processes(self, now: datetime, every: timedelta) -> Sequence[Observation]:
+        """Look at the server's processes, and begin to read its cards, when it is time to."""
+        told: Sequence[Observation] = []
+        if self.sense and (self._sampled is None or now - self._sampled >= every or self._just_ended()):
+            self._sampled = now
+            told = self.sense.poll(now)
+            self.cards.ask(self._pids(), now)
+        elif self.sense and self.cards.due(now):
+            self.cards.ask(self._pids(), now)
+        return told
+
+    def _lag(self, now: datetime) -> list[Observation]:
+        """Tell how many bytes of the logs wait to be read, while any do, and once when none do any more."""
+        behind = self.tail.lag_bytes if self.tail else 0
+        before, self._behind = self._behind, behind
+        if not (behind or before):
+            return []
+        values = {"logs.behind_bytes": float(behind)}
+        return [Numbers(target=self.name, at=now, generation=self.server.generation, values=values)]
+
+    def _looked_around(self, now: datetime) -> Sequence[Observation]:
+        """Begin to look at what surrounds a start once its cards have answered; `Lookout.news` tells it."""
+        if self._to_look and (not self.cards.asking or now - self._to_look[2] >= _CARDS_WAIT):
+            (handle, fresh, _), self._to_look = self._to_look, None
+            self._look_around(handle, self.cards.latest, now, fresh=fresh)
+        return []
+
+    def _measured(self, now: datetime) -> list[Observation]:
+        return [
+            *(self.host.poll(now) if self.host else []),
+            *(self.sense.measure(now) if self.sense else []),
+            *self._lag(now),
+        ]
 
     def _kernel_lines(self, now: datetime) -> list[Observation]:
         """Tell what the kernel says of our processes and cards, or of nobody by name."""

@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diagnose.agent import lock, reload
+from diagnose.agent.clock import SteadyClock
 from diagnose.agent.config import Config
 from diagnose.agent.given import Unused
 from diagnose.agent.loop import Daemon, Watcher
@@ -19,20 +19,13 @@ from diagnose.catalog import cache, load
 from diagnose.controllers.process import ProcessController
 from diagnose.journal import Journal
 from diagnose.model.knowledge import Knowledge
+from diagnose.ports import Clock
 from diagnose.sources.gpu import reader_for
 from diagnose.sources.kernel import KernelLog
 from diagnose.web import api, door
 
 if TYPE_CHECKING:
     from diagnose.agent.alerting import Alerting
-
-
-class SystemClock:
-    """The machine's own clock."""
-
-    def now(self) -> datetime:
-        """Return the present (aware, UTC)."""
-        return datetime.now(timezone.utc)
 
 
 def knowledge_of(config: Config, rules: Sequence[str] = (), remedies: Sequence[str] = ()) -> Knowledge:
@@ -67,10 +60,9 @@ def daemon(
     """
     knowledge = knowledge_of(config)
     matcher = cache.matcher(knowledge)
-    journal = Journal(state_dir)
-    clock = SystemClock()
     gpu = reader_for(os.environ)
-    with lock.only_one(state_dir), contextlib.closing(journal):
+    with lock.only_one(state_dir), contextlib.closing(Journal(state_dir)) as journal:
+        clock = SteadyClock(journal.last())
         sessions = {
             target.name: Session(
                 config=target,
@@ -109,7 +101,7 @@ def daemon(
                 session.close()
 
 
-def _alerting(config: Config, journal: Journal, targets: Iterable[str], clock: SystemClock) -> Alerting | None:
+def _alerting(config: Config, journal: Journal, targets: Iterable[str], clock: Clock) -> Alerting | None:
     """Make the alert path; a daemon that has nobody to tell loads nothing of it."""
     if not config.alerts.receivers:
         return None

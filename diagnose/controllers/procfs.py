@@ -1,7 +1,12 @@
-"""The few words of ``/proc`` that a controller needs (``man 5 proc``)."""
+"""The few words of ``/proc`` that a controller needs (``man 5 proc``).
+
+A process that is gone reads as nothing. Where it is we who cannot look, for want of descriptors or memory, that is
+raised: to take a live server for dead would start a second one beside it.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +16,8 @@ import msgspec
 PROC = Path("/proc")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors that tell of this process or host, not of the process that is looked at."""
 
 
 class Stat(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,10 +42,15 @@ class Stat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stat(pid: int) -> Stat | None:
-    """Read one process."""
+    """Read one process.
+
+    Raises:
+        OSError: It cannot be told whether it is there.
+    """
     try:
         descriptor = os.open(f"{PROC}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        _raise_ours(error)
         return None
     try:
         rest = os.read(descriptor, 4096).rpartition(b")")[2].split()
@@ -93,14 +105,21 @@ def link(pid: int, name: str) -> str:
 
 def boot_id() -> str:
     """Return what is new at each boot; empty where the kernel does not tell."""
-    try:
-        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
+    return _bytes(PROC / "sys/kernel/random/boot_id").decode().strip()
 
 
 def _read(pid: int, name: str) -> bytes:
+    return _bytes(PROC / str(pid) / name)
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        return (PROC / str(pid) / name).read_bytes()
-    except OSError:
+        return path.read_bytes()
+    except OSError as error:
+        _raise_ours(error)
         return b""
+
+
+def _raise_ours(error: OSError) -> None:
+    if error.errno in _OURS:
+        raise error

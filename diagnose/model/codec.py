@@ -29,8 +29,19 @@ _encoder = msgspec.json.Encoder(enc_hook=to_plain)
 
 
 def encode(value: object) -> bytes:
-    """Encode one value of the model as JSON."""
-    return _encoder.encode(value)
+    """Encode one value of the model as JSON. Bytes of file names that are no UTF-8 become replacement characters."""
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError:
+        return _encoder.encode(_in_utf8(msgspec.to_builtins(value, enc_hook=to_plain)))
+
+
+def _in_utf8(plain: object) -> object:
+    if isinstance(plain, str):
+        return plain.encode("utf-8", "replace").decode() if not plain.isascii() else plain
+    if isinstance(plain, dict):
+        return {_in_utf8(name): _in_utf8(one) for name, one in plain.items()}
+    return [_in_utf8(one) for one in plain] if isinstance(plain, list) else plain
 
 
 def decode(data: bytes, kind: type[T]) -> T:

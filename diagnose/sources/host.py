@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -25,15 +25,25 @@ class HostSense:
 
     Args:
         places: Folders whose disks count, by what they are for: ``logs``, ``state``, ``model``.
+        wall: Seconds since the epoch, as the host's clock tells them.
     """
 
-    def __init__(self, target: str, places: Mapping[str, Path], *, proc: Path = _PROC, shm: Path = _SHM) -> None:
+    def __init__(
+        self,
+        target: str,
+        places: Mapping[str, Path],
+        *,
+        proc: Path = _PROC,
+        shm: Path = _SHM,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._target, self._places, self._proc, self._shm = target, dict(places), proc, shm
+        self._wall = wall
         self._clock: float | None = None
 
     def poll(self, now: datetime) -> list[Numbers]:
         """Return the host's numbers, and those of each disk; what cannot be read is left out."""
-        values = {**_memory(self._proc), **_room(self._shm, "host.shm"), **self._load(), **self._jump(now)}
+        values = {**_memory(self._proc), **_room(self._shm, "host.shm"), **self._load(), **self._jump()}
         told = [Numbers(target=self._target, at=now, values=values)]
         for names, place in self._disks().items():
             if room := _room(place, "host.disk"):
@@ -46,9 +56,9 @@ class HostSense:
         except OSError:
             return {}
 
-    def _jump(self, now: datetime) -> dict[str, float]:
+    def _jump(self) -> dict[str, float]:
         """Tell by how much the clock was put since the last look: against one that nobody puts."""
-        offset = now.timestamp() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        offset = self._wall() - time.clock_gettime(time.CLOCK_BOOTTIME)
         before, self._clock = self._clock, offset
         return {} if before is None else {"host.clock_jump_seconds": abs(offset - before)}
 

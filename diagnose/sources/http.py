@@ -6,9 +6,10 @@ with a body of its own, cleared weights are 304, an overload is 429; while a mod
 
 from __future__ import annotations
 
+import errno
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -31,6 +32,8 @@ PROMPT = "Name three colours of the rainbow."
 _UNHEALTHY = "Worker Service Not Healthy"
 _KEY_CURE = "401: the server wants an API key. Set FD_API_KEY for diagnose as for the server."
 _DETAIL_CHARACTERS = 300
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
+"""Errors that tell of this host or process, not of the server: no descriptor, memory or port to ask from."""
 
 
 class _Probe:
@@ -83,7 +86,11 @@ class HealthProbe(_Probe):
         super().__init__(target=target, base_url=base_url, timeout=timeout, transport=transport)
 
     async def ask(self, now: datetime, generation: int) -> ProbeResult:
-        """Ask once. Never raises for what a server or network can do."""
+        """Ask once. Never raises for what a server or network can do.
+
+        Raises:
+            OSError: It could not be asked, for want of descriptors or memory here.
+        """
         began = time.perf_counter()
         answer, response, detail = await _tried(lambda: self._client.get("/health"))
         return ProbeResult(
@@ -117,7 +124,11 @@ class CompletionProbe(_Probe):
         self._prompt, self._fallback, self._model = prompt, model, ""
 
     async def ask(self, now: datetime, generation: int) -> ProbeResult:
-        """Ask once, for at most 16 tokens. Never raises for what a server or network can do."""
+        """Ask once, for at most 16 tokens. Never raises for what a server or network can do.
+
+        Raises:
+            OSError: It could not be asked, for want of descriptors or memory here.
+        """
         began = time.perf_counter()
         request = _request(await self._model_name(), self._prompt)
         said = Answered()
@@ -173,12 +184,23 @@ async def _tried(ask: Callable[[], Awaitable[httpx.Response]]) -> tuple[Answer, 
         response = await ask()
     except (httpx.TimeoutException, TimeoutError):
         return "timeout", None, "no answer in time"
-    except httpx.ConnectError:
+    except httpx.ConnectError as error:
+        if ours := next((one for one in _behind(error) if isinstance(one, OSError) and one.errno in _OURS), None):
+            raise ours from error
         return "refused", None, "nobody listens: it loads, or it is dead"
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return "error", None, f"{type(error).__name__}: {error}"[:_DETAIL_CHARACTERS]
     answer, detail = judge(response.status_code, response.text if response.status_code != httpx.codes.OK else "")
     return answer, response, detail
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield what led to an error, and all members of groups among that."""
+    if error is not None:
+        yield error
+        yield from _behind(error.__cause__ or error.__context__)
+        for one in getattr(error, "exceptions", ()):
+            yield from _behind(one)
 
 
 def judge(status: int, body: str) -> tuple[Answer, str]:

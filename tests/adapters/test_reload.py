@@ -44,12 +44,16 @@ class Daemon:
 
     def __init__(self, knowledge):
         self.knowledge, self.matcher, self.told = knowledge, Matcher(knowledge), []
+        self.seen = []
 
     def use(self, knowledge, matcher):
         self.knowledge, self.matcher = knowledge, matcher
 
     def tell_silent(self, source, reason):
         self.told.append((source, reason))
+
+    def tell_sees(self, source):
+        self.seen.append(source)
 
     def fires(self, line):
         piece = LogLines(
@@ -194,13 +198,14 @@ def test_the_same_problem_is_not_told_again_but_another_is(site):
     assert len(site.daemon.told) == 2
 
 
-def test_repaired_rules_come_into_force_in_silence(site):
+def test_repaired_rules_come_into_force_and_the_trouble_is_over(site):
     site.write("id: [")
     site.look()
     site.write(rule())
     site.look()
 
     assert len(site.daemon.told) == 1
+    assert site.daemon.seen == ["rules"]
     assert site.daemon.fires(LINE) == ["site.licence.expired"]
 
 

@@ -97,10 +97,10 @@ class Site:
             server.terminate()
         return server.wait(15)
 
-    def daemon(self, *flags, attach=None, out=None, on_exit="leave"):
-        """Start a daemon; its words go to a file, or to ``out``."""
+    def daemon(self, *flags, attach=None, out=None, on_exit="leave", wrapped=()):
+        """Start a daemon; its words go to a file, or to ``out``; ``wrapped`` goes before its command."""
         arguments = ["--attach", str(attach)] if attach else ["--", *self.command(*flags)]
-        words = [sys.executable, "-m", "diagnose", "run", "--config", str(self.config), "--on-exit", on_exit]
+        words = [*wrapped, sys.executable, "-m", "diagnose", "run", "--config", str(self.config), "--on-exit", on_exit]
         with (self.folder / f"daemon-{len(self.daemons)}.log").open("wb") as file:
             daemon = subprocess.Popen(
                 [*words, "--state-dir", str(self.state), *arguments],

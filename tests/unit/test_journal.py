@@ -173,12 +173,6 @@ def test_where_no_journal_is_the_reader_says_what_to_do(tmp_path):
     assert not list(tmp_path.iterdir()), "a reader creates nothing"
 
 
-def test_a_file_that_is_no_journal_is_refused(tmp_path):
-    (tmp_path / journal.FILE).write_bytes(b"no database at all" * 100)
-    with pytest.raises(JournalError, match="state folder"):
-        Journal(tmp_path)
-
-
 def test_old_turns_are_forgotten_and_incidents_stay(tmp_path):
     book = Journal(tmp_path)
     book.record(turn(0, SaveIncident(incident=incident())), State(), {})
