@@ -318,15 +318,38 @@ def read(folder: Path) -> Snapshot:
 
     def question(db: sqlite3.Connection) -> Snapshot:
         row = db.execute("SELECT at, value FROM state").fetchone()
-        incidents = db.execute("SELECT value FROM incidents ORDER BY last_seen DESC LIMIT 1000").fetchall()
         return Snapshot(
             at=datetime.fromisoformat(row[0]).astimezone(timezone.utc) if row else None,
             state=codec.decode(row[1], State) if row else State(),
-            incidents=tuple(codec.decode(value, Incident) for (value,) in incidents),
+            incidents=_incidents(db),
             kept=dict(db.execute("SELECT name, value FROM kept").fetchall()),
         )
 
     return look(folder, question)
+
+
+def incidents(folder: Path) -> tuple[Incident, ...]:
+    """Read the newest incidents beside a running daemon, and nothing else.
+
+    Raises:
+        JournalError: There is no journal, or it cannot be read.
+    """
+    return look(folder, _incidents)
+
+
+def kept(folder: Path, beginning: str) -> dict[str, bytes]:
+    """Read what is kept under names that begin so, beside a running daemon.
+
+    Raises:
+        JournalError: There is no journal, or it cannot be read.
+    """
+    question = "SELECT name, value FROM kept WHERE substr(name, 1, ?) = ?"
+    return look(folder, lambda db: dict(db.execute(question, (len(beginning), beginning)).fetchall()))
+
+
+def _incidents(db: sqlite3.Connection) -> tuple[Incident, ...]:
+    rows = db.execute("SELECT value FROM incidents ORDER BY last_seen DESC LIMIT 1000").fetchall()
+    return tuple(codec.decode(value, Incident) for (value,) in rows)
 
 
 def _opened(path: Path) -> sqlite3.Connection:

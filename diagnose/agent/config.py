@@ -10,6 +10,7 @@ from diagnose.engine.policy import Policy
 from diagnose.model.text import Duration
 from diagnose.notices.config import Alerts
 from diagnose.sources.http import PROMPT
+from diagnose.web.place import Http
 
 
 class TargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,6 +68,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         kernel_log: Where the kernel's messages are read; the journal is asked where that may not be.
         keep_turns: How long the journal keeps single turns.
         alerts: Who is told, when, and how.
+        http: The API and the numbers for Prometheus over TCP; the socket in the state folder is always there.
     """
 
     targets: tuple[TargetConfig, ...] = ()
@@ -81,6 +83,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     kernel_log: str = "/dev/kmsg"
     keep_turns: Duration = Duration(days=7)
     alerts: Alerts = Alerts()
+    http: Http = Http()
 
     def __post_init__(self) -> None:
         names = [target.name for target in self.targets]

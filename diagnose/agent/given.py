@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from diagnose.agent.config import TargetConfig
+from diagnose.engine.state import State
 from diagnose.launch.spec import diff, fastdeploy_part, set_flag
+from diagnose.model import codec
 from diagnose.model.launch import LaunchSpec
 from diagnose.ports import Handle
 
@@ -25,6 +27,17 @@ class Unused(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     changes: tuple[str, ...]
+
+
+def unused_of(kept: Mapping[str, bytes], state: State) -> dict[str, tuple[str, ...]]:
+    """Return, by target, what was given and is not used, for servers that still are the ones that were taken over.
+
+    Args:
+        kept: What the journal keeps, by name.
+    """
+    found = {name: kept.get(f"unused/{name}", b"null") for name in state.targets}
+    noted = {name: codec.decode(value, Unused) for name, value in found.items() if value != b"null"}
+    return {name: one.changes for name, one in noted.items() if one.pid == state.targets[name].pid}
 
 
 def chosen(config: TargetConfig) -> frozenset[str]:

@@ -19,6 +19,7 @@ from diagnose.agent.config import Config
 from diagnose.agent.guard import Guard, reason_of
 from diagnose.agent.reload import Reload
 from diagnose.agent.session import Session
+from diagnose.agent.vitals import Pulse
 from diagnose.engine.match import Matcher
 from diagnose.engine.state import State
 from diagnose.engine.step import step
@@ -102,6 +103,7 @@ class Daemon:
         self.sessions, self.clock, self.watcher = sessions, clock, watcher
         self.stop_servers, self.reload, self.door, self.alerts = stop_servers, reload, door, alerts
         self.state = journal.state()
+        self.pulse = Pulse()
         self._inbox: list[Observation] = []
         self._answers: dict[str, _Answer] = {}
         self._stop = anyio.Event()
@@ -141,7 +143,8 @@ class Daemon:
 
     async def _take_turns(self, hands: anyio.abc.TaskGroup) -> None:
         while not self._stop.is_set():
-            self._turn(hands)
+            with self.pulse.beat():
+                self._turn(hands)
             busy = any(session.busy for session in self.sessions.values())
             with anyio.move_on_after(_BUSY if busy else _IDLE):
                 await self._stop.wait()

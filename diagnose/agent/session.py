@@ -120,6 +120,7 @@ class Session:
         )
         self.cards = GpuSense(self.name, self.gpu)
         self.tail: LogTail | None = None
+        self.read_lines = 0
         self.sense: ProcessSense | None = None
         self.health: HealthProbe | None = None
         self.completion: CompletionProbe | None = None
@@ -432,6 +433,7 @@ class Session:
         told: list[Observation] = []
         for piece in self.tail.poll(now):
             if isinstance(piece, LogLines):
+                self.read_lines += piece.data.count(b"\n")
                 told += self._matched(piece)
             else:
                 told.append(piece)

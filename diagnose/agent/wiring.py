@@ -13,11 +13,15 @@ from diagnose.agent import lock, reload
 from diagnose.agent.clock import SteadyClock
 from diagnose.agent.config import Config
 from diagnose.agent.given import Unused
+from diagnose.agent.house import House
 from diagnose.agent.loop import Daemon, Watcher
 from diagnose.agent.session import Session
+from diagnose.agent.vitals import Tally
 from diagnose.catalog import cache, load
 from diagnose.controllers.process import ProcessController
+from diagnose.engine.state import State
 from diagnose.journal import Journal
+from diagnose.model.effect import Effect
 from diagnose.model.knowledge import Knowledge
 from diagnose.ports import Clock
 from diagnose.sources.gpu import reader_for
@@ -80,6 +84,12 @@ def daemon(
             for target in config.targets
         }
         alerts = _alerting(config, journal, sessions, clock)
+        tally = Tally(journal.state())
+
+        def watched(state: State, effects: Sequence[Effect]) -> None:
+            tally.note(state, effects)
+            watcher(state, effects)
+
         try:
             yield Daemon(
                 config=config,
@@ -87,12 +97,14 @@ def daemon(
                 journal=journal,
                 sessions=sessions,
                 clock=clock,
-                watcher=watcher,
+                watcher=watched,
                 stop_servers=stop_servers,
                 reload=reload.of_folders(_folders(config), config.overrides, began=knowledge.digest),
                 door=lambda mind: door.serve(
-                    api.app(targets=sessions, obey=mind.obey, scored=mind.take, ask=alerts.ask if alerts else None),
+                    api.app(House(mind, state_dir, tally)),
                     state_dir,
+                    config.http,
+                    lambda why: mind.tell_silent("http", why),
                 ),
                 alerts=alerts,
             )

@@ -6,7 +6,6 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from difflib import get_close_matches
 
 import msgspec
 import re2
@@ -126,9 +125,9 @@ def _rule(rule: Rule, knowledge: Knowledge) -> Iterator[Problem]:
     for message, cure in draft.unfinished(rule):
         yield problem(message, cure)
     for name in sorted({*_samples(rule.when)} - cards.NAMES - rates.NAMES):
-        near = get_close_matches(name, cards.NAMES | rates.NAMES, n=3)
-        like = f", as {', '.join(near)}" if near else ""
-        yield problem(f"unknown sample {name!r}", f"Use one that docs/writing-rules.md lists{like}")
+        kin = sorted(one for one in cards.NAMES | rates.NAMES if one.partition(".")[0] == name.partition(".")[0])
+        cure = f"Use one of {', '.join(kin)}" if kin else "They begin with gpu., server., process. or host."
+        yield problem(f"unknown sample {name!r}", cure)
     yield from _patterns_and_groups(rule)
 
 

@@ -10,15 +10,12 @@ from diagnose.cli.place import add_common, language, state_dir
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from rich.console import RenderableType
 
     from diagnose.model.text import Lang
-    from diagnose.notices.question import Ask, Said
-    from diagnose.outbox import Letterhead, Seen
-
-_PATIENCE_S = 30.0
+    from diagnose.outbox import Letterhead
+    from diagnose.web.standing import Taker
 
 
 def add(subparsers: Any) -> None:
@@ -48,125 +45,54 @@ def run_list(args: argparse.Namespace) -> int:
     """Print the list; 1 where a receiver fails or messages were put aside."""
     from diagnose import outbox
     from diagnose.cli.output import drawn, screen_width, write
+    from diagnose.model import codec
+    from diagnose.web import desks, shapes, standing
 
     folder, lang = state_dir(args), language(args)
-    seen = outbox.read(folder)
+    takers = standing.receivers(outbox.read(folder))
     found = outbox.posts(folder, state=args.state, receiver=args.receiver)
     if args.json:
-        write(as_json(seen, found), None)
+        write(codec.encode(shapes.Told(receivers=takers, news=tuple(map(desks.news, found)))).decode() + "\n", None)
     else:
         write(drawn(_table(found, lang), screen_width()), None)
-    return int(bool(seen.dead) or any(one.since for one in seen.health.values()))
+    return int(any(one.put_aside or one.failing_since for one in takers))
 
 
 def run_ack(args: argparse.Namespace) -> int:
     """Acknowledge an incident."""
-    from diagnose.notices.question import AskAck
+    from diagnose.web import paths
 
-    return tell(args, AskAck(by=ask.who(), incident=named(state_dir(args), args.incident)))
-
-
-def named(folder: Path, name: str) -> str:
-    """Return the id of the open incident that begins so; the name itself where none or several do."""
-    from diagnose import outbox
-
-    found = [one.id for one in outbox.read(folder).book.alerts.values() if not one.over and one.id.startswith(name)]
-    return found[0] if len(found) == 1 else name
+    return ask.said(ask.put(args, "POST", paths.ACK.format(id=args.incident), {"by": ask.who()}))
 
 
 def run_resend(args: argparse.Namespace) -> int:
     """Send again what was put aside."""
-    from diagnose.notices.question import AskResend
+    from diagnose.web import paths
 
-    return tell(args, AskResend(by=ask.who(), receiver=args.receiver))
-
-
-def tell(args: argparse.Namespace, asked: Ask) -> int:
-    """Ask the daemon and print its answer; 0 done, 2 refused.
-
-    Raises:
-        InputError: No daemon looks after the state folder.
-    """
-    from diagnose.notices import asks
-
-    said = put(state_dir(args), asked)
-    print(asks.answer(said, language(args)))
-    return ask.EXIT_OBEYED if said.ok else ask.EXIT_REFUSED
+    return ask.said(ask.put(args, "POST", paths.RESEND, {"by": ask.who(), "receiver": args.receiver}))
 
 
-def put(folder: Path, asked: Ask) -> Said:
-    """Ask the daemon of a state folder.
-
-    Raises:
-        InputError: None answers, or it does not understand.
-    """
-    from diagnose.notices.question import Said
-    from diagnose.web.api import ALERTS
-
-    return ask.post(folder, ALERTS, asked, Said)
-
-
-def as_json(seen: Seen, found: Sequence[Letterhead]) -> str:
-    """Spell receivers and news as JSON (``diagnose.alerts/1``)."""
-    import json
-
-    news = [
-        {
-            "id": one.post.id,
-            "receiver": one.post.receiver,
-            "kind": one.post.kind,
-            "key": one.post.key,
-            "severity": one.post.severity.value,
-            "at": one.post.at.isoformat(),
-            "state": one.state,
-            "done_at": one.done_at.isoformat() if one.done_at else None,
-            "tries": one.tries,
-            "error": one.error,
-        }
-        for one in found
-    ]
-    told = {"schema": "diagnose.alerts/1", "receivers": receivers(seen), "news": news}
-    return json.dumps(told, ensure_ascii=False) + "\n"
-
-
-def receivers(seen: Seen) -> list[dict[str, Any]]:
-    """Say how each receiver does, for programs."""
-    names = sorted({*seen.health, *seen.waiting, *seen.dead})
-    healths = [(name, seen.health.get(name)) for name in names]
-    return [
-        {
-            "name": name,
-            "failing_since": health.since.isoformat() if health and health.since else None,
-            "error": health.error if health else "",
-            "next_try": health.next.isoformat() if health and health.since and health.next else None,
-            "sent": health.sent if health else 0,
-            "last_sent": health.last.isoformat() if health and health.last else None,
-            "note": health.note if health else "",
-            "waiting": seen.waiting.get(name, 0),
-            "put_aside": seen.dead.get(name, 0),
-        }
-        for name, health in healths
-    ]
-
-
-def trouble(seen: Seen, lang: Lang) -> list[tuple[str, str]]:
+def trouble(takers: Sequence[Taker], lang: Lang) -> list[tuple[str, str]]:
     """Say which receivers fail, and what was put aside: a line and its colour each."""
     from diagnose.report import texts
     from diagnose.report.clean import visible
 
     zh, lines = lang == "zh", []
-    for one in receivers(seen):
-        name, health = one["name"], seen.health.get(one["name"])
-        if health and health.since:
-            since = texts.moment(health.since)
+    for one in takers:
+        if one.failing_since:
+            since = texts.moment(one.failing_since)
             words = f"自 {since} 起无法送达" if zh else f"takes nothing since {since}"
-            waits = f"，{one['waiting']} 条等待" if zh else f", {one['waiting']} wait"
-            lines.append((visible(f"{name}: {words}{waits}: {health.error}"), "red"))
-        if count := one["put_aside"]:
-            words = f"{count} 条发送失败，已搁置；重新发送" if zh else f"{count} put aside; send them again with"
-            lines.append((f"{name}: {words}: diagnose alerts resend", "red"))
-        if one["note"]:
-            lines.append((visible(f"{name}: {one['note']}"), "yellow"))
+            waits = f"，{one.waiting} 条等待" if zh else f", {one.waiting} wait"
+            lines.append((visible(f"{one.name}: {words}{waits}: {one.error}"), "red"))
+        if one.put_aside:
+            words = (
+                f"{one.put_aside} 条发送失败，已搁置；重新发送"
+                if zh
+                else f"{one.put_aside} put aside; send them again with"
+            )
+            lines.append((f"{one.name}: {words}: diagnose alerts resend", "red"))
+        if one.note:
+            lines.append((visible(f"{one.name}: {one.note}"), "yellow"))
     return lines
 
 

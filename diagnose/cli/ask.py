@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import os
-import secrets
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,8 +14,11 @@ from diagnose.cli.place import language, state_dir
 from diagnose.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from diagnose.journal import Snapshot
     from diagnose.model.incident import Incident
+    from diagnose.web.shapes import Reply
 
 T = TypeVar("T")
 EXIT_OBEYED, EXIT_REFUSED = 0, 2
@@ -31,28 +34,47 @@ def tell(args: argparse.Namespace, kind: str, *, target: str, incident: str = ""
     Raises:
         InputError: No daemon looks after the state folder.
     """
-    from diagnose.model import codec
-    from diagnose.model.effect import Answered
-    from diagnose.model.observation import Order
-    from diagnose.report import texts
-    from diagnose.web.api import ORDERS
+    from diagnose.web import paths
 
-    now = datetime.now(timezone.utc)
     lasting: timedelta | None = getattr(args, "lasting", None)
-    given = {"target": target, "kind": kind, "by": who(), "incident": incident, "why": why}
-    until = now + lasting if lasting else None
-    order = codec.convert({**given, "id": secrets.token_hex(4), "at": now, "until": until}, Order)
-    answer = post(state_dir(args), ORDERS, order, Answered)
-    print(texts.answer_text(answer, language(args)))
-    return EXIT_OBEYED if answer.ok else EXIT_REFUSED
+    order = {"kind": kind, "by": who(), "target": target, "incident": incident, "for": spelled(lasting), "why": why}
+    return said(put(args, "POST", paths.ORDERS, order))
 
 
-def post(folder: Path, path: str, asked: object, kind: type[T]) -> T:
-    """Ask the daemon of a state folder.
+def put(args: argparse.Namespace, method: str, path: str, body: object = None, **query: str) -> Reply:
+    """Ask the daemon for something that a person wants; it answers in the person's language.
 
-    Args:
-        path: Of its API.
-        kind: What it answers with.
+    Raises:
+        InputError: No daemon looks after the state folder, or it does not understand.
+    """
+    from diagnose.web.shapes import Reply
+
+    return _sent(state_dir(args), method, path, body, {"lang": language(args), **query}, Reply)
+
+
+def said(reply: Reply) -> int:
+    """Print the answer; 0 done, 2 refused."""
+    print(reply.text)
+    return EXIT_OBEYED if reply.ok else EXIT_REFUSED
+
+
+def spelled(length: timedelta | None) -> str | None:
+    """Spell a length of time as the API takes it."""
+    from diagnose.model.text import Duration
+
+    return str(Duration(seconds=length.total_seconds())) if length else None
+
+
+def look(folder: Path, path: str, kind: type[T], **query: str) -> T | None:
+    """Ask the daemon of a state folder how something stands; ``None`` where none answers."""
+    try:
+        return _sent(folder, "GET", path, None, query, kind)
+    except InputError:
+        return None
+
+
+def _sent(folder: Path, method: str, path: str, body: object, query: Mapping[str, str], kind: type[T]) -> T:
+    """Put a request to the daemon of a state folder.
 
     Raises:
         InputError: None answers, or it does not understand.
@@ -61,11 +83,14 @@ def post(folder: Path, path: str, asked: object, kind: type[T]) -> T:
     import msgspec
 
     from diagnose.model import codec
-    from diagnose.web.door import short_path
+    from diagnose.web.place import short_path
+    from diagnose.web.shapes import Problem
 
+    content = None if body is None else codec.encode(body)
     try:
         with short_path(folder) as socket, httpx.Client(transport=httpx.HTTPTransport(uds=socket)) as client:
-            answer = client.post(f"http://diagnose{path}", content=codec.encode(asked), timeout=_PATIENCE_S)
+            url = f"http://diagnose{path}"
+            answer = client.request(method, url, params=query, content=content, timeout=_PATIENCE_S)
     except (OSError, httpx.ConnectError) as error:
         raise InputError(
             f"no daemon answers in {folder} ({error}). Start it (diagnose run ...), name its folder (--state-dir DIR), "
@@ -78,6 +103,9 @@ def post(folder: Path, path: str, asked: object, kind: type[T]) -> T:
     try:
         return codec.decode(answer.content, kind)
     except msgspec.MsgspecError as error:
+        with contextlib.suppress(msgspec.MsgspecError):
+            told = codec.decode(answer.content, Problem)
+            raise InputError(f"{told.problem}. {told.cure}") from error
         raise InputError(f"the daemon says: {answer.text[:500]}. Is it of the same version?") from error
 
 

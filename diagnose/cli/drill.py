@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from diagnose.cli import alerts, ask
+from diagnose.cli import ask
 from diagnose.cli.place import add_common, language, state_dir
 
 if TYPE_CHECKING:
@@ -44,27 +44,23 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask for a drill, and watch it arrive."""
     from diagnose import journal
-    from diagnose.model.rule import Severity
-    from diagnose.notices import asks
-    from diagnose.notices.question import AskDrill
+    from diagnose.web import paths
 
     folder, lang = state_dir(args), language(args)
     lasting = args.lasting or timedelta(seconds=5)
-    said = alerts.put(
-        folder,
-        AskDrill(
-            by=ask.who(),
-            cause=args.cause,
-            target=ask.one_target(journal.read(folder), args.target),
-            severity=Severity(args.severity),
-            seconds=lasting.total_seconds(),
-            receiver=args.receiver,
-        ),
-    )
-    print(asks.answer(said, lang))
-    if not said.ok:
-        return ask.EXIT_REFUSED
-    return 0 if args.no_wait else watch(folder, said.id, said.params["names"].split(", "), lasting, zh=lang == "zh")
+    drill = {
+        "by": ask.who(),
+        "cause": args.cause,
+        "target": ask.one_target(journal.read(folder), args.target),
+        "severity": args.severity,
+        "for": ask.spelled(lasting),
+        "receiver": args.receiver,
+    }
+    reply = ask.put(args, "POST", paths.DRILLS, drill)
+    status = ask.said(reply)
+    if not reply.ok or args.no_wait:
+        return status
+    return watch(folder, reply.id, reply.params["names"].split(", "), lasting, zh=lang == "zh")
 
 
 def watch(folder: Path, incident: str, names: Sequence[str], lasting: timedelta, *, zh: bool) -> int:

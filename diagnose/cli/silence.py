@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from diagnose.cli import alerts, ask
+from diagnose.cli import ask
 from diagnose.cli.place import add_common, language, state_dir
 from diagnose.errors import InputError
 
@@ -47,31 +46,26 @@ def run_add(args: argparse.Namespace) -> int:
     Raises:
         InputError: It does not say what to be silent about.
     """
-    from diagnose.notices.question import AskSilence
+    from diagnose.web import paths
 
     if not (args.cause or args.target or args.incident or args.everything):
         raise InputError("silent about what? Give --cause, --target, --incident or --everything.")
-    incident = alerts.named(state_dir(args), args.incident) if args.incident else ""
-    lasting: timedelta | None = args.lasting
-    until = datetime.now(timezone.utc) + lasting if lasting else None
-    return alerts.tell(
-        args,
-        AskSilence(
-            by=ask.who(),
-            why=args.why,
-            until=until,
-            causes=tuple(args.cause),
-            targets=tuple(args.target),
-            incident=incident,
-        ),
-    )
+    made = {
+        "by": ask.who(),
+        "why": args.why,
+        "for": ask.spelled(args.lasting),
+        "causes": args.cause,
+        "targets": args.target,
+        "incident": args.incident,
+    }
+    return ask.said(ask.put(args, "POST", paths.SILENCES, made))
 
 
 def run_end(args: argparse.Namespace) -> int:
     """End a silence."""
-    from diagnose.notices.question import AskUnsilence
+    from diagnose.web import paths
 
-    return alerts.tell(args, AskUnsilence(by=ask.who(), id=args.id))
+    return ask.said(ask.put(args, "DELETE", paths.SILENCE.format(id=args.id), by=ask.who()))
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -79,13 +73,16 @@ def run_list(args: argparse.Namespace) -> int:
     from diagnose import outbox
     from diagnose.cli.output import write
     from diagnose.model import codec
+    from diagnose.web import paths
+    from diagnose.web.shapes import Silences
 
-    lang = language(args)
-    held = outbox.read(state_dir(args)).book.silences.values()
+    folder, lang = state_dir(args), language(args)
+    told = ask.look(folder, paths.SILENCES, Silences)
+    told = told or Silences(silences=tuple(outbox.read(folder).book.silences.values()))
     if args.json:
-        write(codec.encode({"schema": "diagnose.silences/1", "silences": list(held)}).decode() + "\n", None)
+        write(codec.encode(told).decode() + "\n", None)
         return 0
-    lines = [line(one, lang) for one in held]
+    lines = [line(one, lang) for one in told.silences]
     write("\n".join(lines or ["没有静默" if lang == "zh" else "no silence"]) + "\n", None)
     return 0
 

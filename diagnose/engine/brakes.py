@@ -148,6 +148,12 @@ def restarts_spent(target: Target, policy: Policy, now: datetime) -> Hold | None
     return _over("budget-restarts", _restarts_of(target), policy.restarts, now)
 
 
+def restarts_left(target: Target, policy: Policy, now: datetime) -> int:
+    """Say how many automatic restarts the budget still allows."""
+    recent = [at for at in _restarts_of(target) if now - at < policy.restarts.per]
+    return max(policy.restarts.limit - len(recent), 0)
+
+
 def _restarts_of(target: Target) -> list[datetime]:
     return [*(at for at, restarted in target.acts if restarted), *target.recoveries]
 

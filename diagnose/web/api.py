@@ -1,12 +1,13 @@
-"""What can be asked of a running daemon over HTTP."""
+"""The HTTP API: requests into the shapes that `diagnose.web.desks` takes, answers out of those that it gives."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Collection
-from datetime import datetime, timezone
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import msgspec
 from starlette.applications import Starlette
@@ -15,119 +16,134 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from diagnose.engine import repetition
-from diagnose.engine.signals import REPETITIVE
+from diagnose.errors import DiagnoseError
 from diagnose.model import codec
-from diagnose.model.effect import Answered
-from diagnose.model.observation import Order, OutputScored
-from diagnose.notices.question import Ask, Said
+from diagnose.web import openapi, paths
+from diagnose.web.desks import DESKS, Answer, Asked, Desk
+from diagnose.web.house import House
+from diagnose.web.shapes import Problem, Refusal
 
-ORDERS = "/v1/orders"
-ALERTS = "/v1/alerts"
-OUTPUTS = "/v1/outputs"
 _MOST_BYTES = 64 << 10
-_MOST_ID = 128
+_PATIENCE_S = 10.0
+_NO_BODY = 304
 
 
-class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An answer of the model that looks wrong. Only a score and a hash of it are kept."""
-
-    target: str
-    text: str
-    request_id: str = ""
-
-
-class Scored(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of it repeats itself, 0 to 1, and whether that counts as repetitive."""
-
-    repetition: float
-    repetitive: bool
-
-
-def app(
-    *,
-    targets: Collection[str],
-    obey: Callable[[Order], Awaitable[Answered]],
-    scored: Callable[[OutputScored], None],
-    ask: Callable[[Ask], Awaitable[Said]] | None = None,
-) -> Starlette:
+def app(house: House) -> Starlette:
     """Build the application.
 
-    ``POST /v1/orders`` takes an `Order` as JSON and answers with its `Answered`: 200 obeyed, 409 refused.
-    ``POST /v1/alerts`` takes an `Ask` and answers with what was `Said` of it, in the same way. ``POST /v1/outputs``
-    takes an `Output`, by which a gateway shows an answer of the model that looks wrong to it, and answers with
-    `Scored`. What cannot be taken is answered with ``{"problem": ...}``: 404 no such target, 413 too large, 422 wrong.
-
-    Args:
-        targets: The names of the supervised servers.
-        obey: Puts an order to the mind.
-        scored: Tells the mind of an answer that repeats itself.
-        ask: Puts a question to the alert path; ``None`` where the daemon has none.
+    What cannot be served is answered with a `Problem`: 404 no such thing, 405 not that way, 408 too slow, 413 too
+    large, 422 wrong, 500 our fault. An answer to GET has an ``ETag``; asked with it again, what is as it was is 304.
     """
 
-    def known(target: str) -> None:
-        if target not in targets:
-            raise HTTPException(404, f"no target {target!r}; there are: {', '.join(sorted(targets))}")
+    async def metrics(request: Request) -> Response:
+        from diagnose.web import gauges  # noqa: PLC0415 - loaded once somebody looks
 
-    async def orders(request: Request) -> Response:
-        order = await _read(request, Order)
-        known(order.target)
-        answer = await obey(order)
-        return _json(200 if answer.ok else 409, answer)
+        accept = request.headers.get("accept", "")
+        text, kind = await anyio.to_thread.run_sync(gauges.exposition, house, accept)
+        return Response(text, media_type=kind)
 
-    async def alerts(request: Request) -> Response:
-        asked: Ask = await _read(request, Ask)
-        said = await ask(asked) if ask else Said(ok=False, reason="no-alerts")
-        return _json(200 if said.ok else 409, said)
+    async def document(request: Request) -> Response:
+        return _answered(request, Answer(200, openapi.document()))
 
-    async def outputs(request: Request) -> Response:
-        output = await _read(request, Output)
-        known(output.target)
-        told = await anyio.to_thread.run_sync(_score, output)
-        repetitive = told.repetition >= REPETITIVE
-        if repetitive:
-            scored(told)
-        return _json(200, Scored(repetition=told.repetition, repetitive=repetitive))
-
-    desks = {ORDERS: orders, ALERTS: alerts, OUTPUTS: outputs}
-    routes = [Route(path, desk, methods=["POST"]) for path, desk in desks.items()]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _problem})
-
-
-def _score(output: Output) -> OutputScored:
-    text = output.text.encode("utf-8", "replace")
-    return OutputScored(
-        target=output.target,
-        at=datetime.now(timezone.utc),
-        repetition=repetition.score(output.text),
-        characters=len(output.text),
-        digest=hashlib.sha256(text).hexdigest()[:16],
-        request_id=output.request_id[:_MOST_ID],
+    routes = [Route(paths.METRICS, metrics, methods=["GET"]), Route(paths.OPENAPI, document, methods=["GET"])]
+    at = {path: [desk for desk in DESKS if desk.path == path] for path in dict.fromkeys(desk.path for desk in DESKS)}
+    routes += [_route(path, desks, house) for path, desks in at.items()]
+    return Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: _problem, Refusal: _problem, DiagnoseError: _problem, Exception: _problem},
     )
 
 
-async def _read(request: Request, kind: Any) -> Any:  # noqa: ANN401 - kinds may be unions
+def _route(path: str, desks: Sequence[Desk], house: House) -> Route:
+    by_method = {desk.method: desk for desk in desks}
+
+    async def serve(request: Request) -> Response:
+        desk = by_method["GET" if request.method == "HEAD" else request.method]
+        asked = Asked(
+            house=house,
+            names=request.path_params,
+            query=_query(request, desk.query),
+            body=await _body(request, desk.body) if desk.body else None,
+        )
+        if inspect.iscoroutinefunction(desk.serve):
+            answer: Answer = await desk.serve(asked)
+        else:
+            answer = await anyio.to_thread.run_sync(desk.serve, asked)  # type: ignore[arg-type] # it is no coroutine
+        return _answered(request, answer)
+
+    return Route(path, serve, methods=list(by_method))
+
+
+def _query(request: Request, kind: Any) -> Any:  # noqa: ANN401 - each desk has its own
+    """Read what stands behind the ``?``.
+
+    Raises:
+        Refusal: It is not what the desk takes.
+    """
+    if kind is None:
+        return None
+    try:
+        return msgspec.convert(dict(request.query_params), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _not_understood(error) from error
+
+
+async def _body(request: Request, kind: Any) -> Any:  # noqa: ANN401 - each desk has its own
     """Read what was sent.
 
     Raises:
-        HTTPException: It is too large, or not of this kind.
+        Refusal: It is too large, too slow, or not what the desk takes.
     """
     body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _MOST_BYTES:
-            raise HTTPException(413, f"at most {_MOST_BYTES} bytes are taken")
+    with anyio.move_on_after(_PATIENCE_S) as patience:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _MOST_BYTES:
+                raise Refusal(413, "the body is too large", f"Send at most {_MOST_BYTES} bytes.")
+    if patience.cancelled_caught:
+        raise Refusal(408, f"the body did not come within {_PATIENCE_S:g} s", "Send it whole.")
     try:
         return codec.decode(body, kind)
-    except msgspec.MsgspecError as error:
-        raise HTTPException(422, f"not understood: {error}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _not_understood(error) from error
+
+
+def _not_understood(error: Exception) -> Refusal:
+    return Refusal(422, f"not understood: {error}", f"See {paths.OPENAPI} for what is taken here.")
 
 
 async def _problem(request: Request, error: Exception) -> Response:
-    del request
-    status, text = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, str(error))
-    return _json(status, {"problem": text})
+    """Answer with what went wrong."""
+    if isinstance(error, Refusal):
+        return refused(error)
+    if isinstance(error, HTTPException):
+        cure = f"{paths.OPENAPI} lists what can be asked for."
+        told = Problem(problem=f"{request.method} {request.url.path}: {error.detail}", cure=cure)
+        return _json(error.status_code, told, dict(error.headers or {}))
+    if isinstance(error, DiagnoseError):
+        return _json(500, Problem(problem=str(error), cure="See diagnose status on the host."))
+    cure = "This is a fault of diagnose; its log tells more."
+    return _json(500, Problem(problem=f"{type(error).__name__} while answering", cure=cure))
 
 
-def _json(status: int, body: object) -> Response:
-    return Response(codec.encode(body), status_code=status, media_type="application/json")
+def refused(refusal: Refusal) -> Response:
+    """Answer with why a request is not served."""
+    return _json(refusal.status, refusal.told, dict(refusal.headers))
+
+
+def _answered(request: Request, answer: Answer) -> Response:
+    """Answer; with no body where the one who asks has it already."""
+    response = _json(answer.status, answer.body)
+    if request.method in {"GET", "HEAD"} and answer.status == 200:
+        tag = f'"{hashlib.sha256(bytes(response.body)).hexdigest()[:20]}"'
+        known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
+        if tag in known:
+            response = Response(status_code=_NO_BODY)
+        response.headers["ETag"] = tag
+        response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
+def _json(status: int, body: object, headers: dict[str, str] | None = None) -> Response:
+    given = {"X-Content-Type-Options": "nosniff", **(headers or {})}
+    return Response(codec.encode(body), status_code=status, media_type="application/json", headers=given)

@@ -1,28 +1,69 @@
-"""The socket in the state folder: who may write that folder may give orders, nobody else."""
+"""Where the API listens: on a socket in the state folder, and on TCP where the configuration says so.
+
+Who may write the state folder may give orders; on TCP a token is asked for (`diagnose.web.guard`).
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import anyio
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
-NAME = "api.sock"
+from diagnose.web.guard import Guard
+from diagnose.web.place import Http, short_path
+
+_MOST_AT_ONCE = 64
+"""Connections over TCP."""
 
 
-async def serve(app: Starlette, folder: Path) -> None:
+async def serve(app: ASGIApp, folder: Path, http: Http, shut: Callable[[str], None]) -> None:
     """Serve until cancelled.
 
+    Args:
+        shut: Is told why it cannot be served over TCP; the socket in the folder is served all the same.
+
     Raises:
-        OSError: The socket cannot be made.
+        OSError: The socket in the folder cannot be made.
     """
-    with listening(folder) as listener:
-        server = _Server(uvicorn.Config(app, lifespan="off", ws="none", access_log=False, log_config=None))
-        await server.serve(sockets=[listener])
+    async with anyio.create_task_group() as tasks:
+        if http.listen:
+            tasks.start_soon(_serve_tcp, app, http, shut)
+        with listening(folder) as listener:
+            await _server(app).serve(sockets=[listener])
+
+
+async def _serve_tcp(app: ASGIApp, http: Http, shut: Callable[[str], None]) -> None:
+    host, port = http.address
+    token = http.token if http.token_file else None
+    guarded = Guard(app, token=token, names=http.names, open_reads=http.is_loopback)
+    try:
+        listener = bound(host, port)
+    except OSError as error:
+        shut(f"{http.listen}: {error.strerror}. Choose another http: listen, and start the daemon again.")
+        return
+    with listener:
+        await _server(guarded, most=_MOST_AT_ONCE).serve(sockets=[listener])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Listen on an address.
+
+    Raises:
+        OSError: It is taken, or none of ours.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 @contextlib.contextmanager
@@ -44,14 +85,18 @@ def listening(folder: Path) -> Iterator[socket.socket]:
                 Path(path).unlink()
 
 
-@contextlib.contextmanager
-def short_path(folder: Path) -> Iterator[str]:
-    """Name the socket by its folder's descriptor: the kernel takes no path of more than 107 bytes."""
-    handle = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{handle}/{NAME}"
-    finally:
-        os.close(handle)
+def _server(app: ASGIApp, *, most: int | None = None) -> uvicorn.Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            ws="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            limit_concurrency=most,
+        )
+    )
 
 
 class _Server(uvicorn.Server):

@@ -18,6 +18,7 @@ from diagnose.engine.targets import Target
 from diagnose.lab.gpus import make_gpus, report_xid, set_reading
 from diagnose.model.observation import GpuSample, LogLines, LogMatch, XidEvent
 from diagnose.sources.gpu import LabReader
+from diagnose.web.standing import standing
 
 MATCHER = Matcher(load.read_files([load.shipped("rules"), load.shipped("remedies")]))
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
@@ -85,7 +86,7 @@ def test_what_the_kernel_s_log_told_is_told_once(session, cards):
 
 def shown(target, lang="en"):
     console = Console(file=io.StringIO(), width=200, color_system=None)
-    status.show(console, target, [], lang)
+    status.show(console, standing(target, [], None, lang), lang)
     return console.file.getvalue()
 
 
