@@ -146,8 +146,7 @@ class Daemon:
             with self.pulse.beat():
                 self._turn(hands)
             busy = any(session.busy for session in self.sessions.values())
-            with anyio.move_on_after(_BUSY if busy else _IDLE):
-                await self._stop.wait()
+            await anyio.sleep(_BUSY if busy else _IDLE)
 
     def _begin(self, kept: Mapping[str, bytes]) -> None:
         """Find or start all servers."""

@@ -64,6 +64,9 @@ from diagnose.sources.surroundings import Look
 _CONSOLE = re.compile(r"generation-(\d+)/console\.log$")
 _NOTHING = timedelta(0)
 _MEASURE_EVERY = timedelta(seconds=10)
+_ASK_EVERY = timedelta(milliseconds=90)
+"""Between two looks at all that is not a log: a flood makes turns more frequent, and these need it not."""
+
 _CARDS_WAIT = timedelta(seconds=10)
 """How long looking around waits for cards that do not answer."""
 
@@ -127,6 +130,7 @@ class Session:
         self.metrics: MetricsSense | None = None
         self.host: HostSense | None = None
         self._measured_at: datetime | None = None
+        self._around_at: datetime | None = None
         self._buses: set[str] = set()
         self._listens_since: datetime | None = None
         self._numbered = numbered()
@@ -318,10 +322,16 @@ class Session:
 
     def poll(self, now: datetime, *, starting: bool) -> list[Observation]:
         """Ask all senses that answer at once; one that breaks is told of, and the others are asked all the same."""
-        ask, every = self.guard.ask, _SAMPLE_STARTING if starting else _SAMPLE_READY
-        told = ask("logs", now, lambda: self._lines(now))
-        told += ask("kernel", now, lambda: self._kernel_lines(now))
         news, self._news = self._news, []
+        told = self.guard.ask("logs", now, lambda: self._lines(now))
+        if self._around_at is None or not _NOTHING <= now - self._around_at < _ASK_EVERY:
+            self._around_at = now
+            told += self._told_beside_logs(now, _SAMPLE_STARTING if starting else _SAMPLE_READY)
+        return [*news, *told]
+
+    def _told_beside_logs(self, now: datetime, every: timedelta) -> list[Observation]:
+        ask = self.guard.ask
+        told = ask("kernel", now, lambda: self._kernel_lines(now))
         told += self.lookout.news()
         told += ask("processes", now, lambda: self._processes(now, every))
         told += ask("gpu", now, lambda: self._cards_told(now, every))
@@ -330,7 +340,7 @@ class Session:
         if self._measured_at is None or not _NOTHING <= now - self._measured_at < _MEASURE_EVERY:
             self._measured_at = now
             told += ask("host", now, lambda: self._measured(now))
-        return [*news, *told]
+        return told
 
     def _processes(self, now: datetime, every: timedelta) -> Sequence[Observation]:
         """Look at the server's processes, and begin to read its cards, when it is time to."""

@@ -7,6 +7,7 @@ with a body of its own, cleared weights are 304, an overload is 429; while a mod
 from __future__ import annotations
 
 import errno
+import ssl
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -36,6 +37,29 @@ _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errn
 """Errors that tell of this host or process, not of the server: no descriptor, memory or port to ask from."""
 
 
+def plain_client(
+    *,
+    timeout: float,
+    base_url: str = "",
+    headers: Mapping[str, str] | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> httpx.AsyncClient:
+    """Make a client for a server on this host: no proxy, no TLS, each question finds the door anew.
+
+    Args:
+        timeout: In seconds.
+    """
+    return httpx.AsyncClient(
+        base_url=base_url,
+        timeout=timeout,
+        headers=headers,
+        transport=transport,
+        trust_env=False,  # a proxy of the environment would answer in the server's place
+        limits=httpx.Limits(max_keepalive_connections=0),
+        verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # trusts nobody: the system's list would take 2 MB a client
+    )
+
+
 class _Probe:
     """What both probes share: one client, never through a proxy."""
 
@@ -50,14 +74,7 @@ class _Probe:
     ) -> None:
         self.target, self._patience = target, timeout.total_seconds()
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.AsyncClient(
-            base_url=base_url,
-            timeout=self._patience,
-            headers=headers,
-            transport=transport,
-            trust_env=False,  # a proxy of the environment would answer in the server's place
-            limits=httpx.Limits(max_keepalive_connections=0),  # each question finds the door anew
-        )
+        self._client = plain_client(base_url=base_url, timeout=self._patience, headers=headers, transport=transport)
 
     async def aclose(self) -> None:
         """Close the client."""

@@ -3,7 +3,7 @@
 The owner calls `LogTail.poll` every 10 ms while it is `busy`, every 100 to 250 ms while not. A poll
 asks each file for its size (no thread, no inotify: one callback per write costs more than all of
 this), gives out what is new, at most 4 MiB, and leaves the rest on disk for the next poll. Where names
-and files belong together is looked up every 50 ms: in between, only what is open already is read on.
+and files belong together is looked up every 0.2 s: in between, only what is open already is read on.
 
 **What is promised.** Every byte that was on disk at such a look is given out once, in the order of its
 file, with the line number of its file, through renames (the writer may go on in the old file),
@@ -51,7 +51,7 @@ _MISSING = timedelta(seconds=60)
 _SETTLED = 2.0
 """Seconds after which a change of a file must have changed its time, however coarse that is."""
 
-_LOOK_EVERY = timedelta(milliseconds=50)
+_LOOK_EVERY = timedelta(milliseconds=190)
 """Between two looks at names, while files only grow."""
 
 _OPEN_MOST = 256

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from diagnose.model.observation import Numbers, SourceSees, SourceSilent
+from diagnose.sources.http import plain_client
 
 SOURCE = "metrics"
 _SUMS = {
@@ -65,12 +66,7 @@ class MetricsSense:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._target, self._urls = target, list(urls)
-        self._client = httpx.AsyncClient(
-            timeout=timeout.total_seconds(),
-            transport=transport,
-            trust_env=False,  # a proxy of the environment would answer in the server's place
-            limits=httpx.Limits(max_keepalive_connections=0),
-        )
+        self._client = plain_client(timeout=timeout.total_seconds(), transport=transport)
         self._failed = 0
         self._silent = False
 

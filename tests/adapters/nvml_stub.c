@@ -381,7 +381,7 @@ int nvmlEventSetWait_v2(Set *set, Event *out, u32 milliseconds) {
     int index;
     u64 xid;
     u32 gi;
-    for (u32 waited = 0; waited <= milliseconds; waited += 5) {
+    for (u32 waited = 0; waited <= milliseconds; waited += 20) {
         int code = ready("nvmlEventSetWait");
         if (!code && look("wait", value, sizeof value) && value[0] == '!') code = atoi(value + 1);
         if (code) return code;
@@ -391,7 +391,7 @@ int nvmlEventSetWait_v2(Set *set, Event *out, u32 milliseconds) {
             *out = (Event){&devices[epoch][index % CARDS][PARTS], 8, xid, gi, ~0U};
             return OK;
         }
-        usleep(5000);
+        usleep(20000);
     }
     return TIMEOUT;
 }

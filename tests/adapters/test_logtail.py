@@ -49,7 +49,7 @@ class Bench:
         self.tail.close()
         self.tail = None
 
-    def poll(self, seconds: float = 0.06, times: int = 1) -> list[LogLines]:
+    def poll(self, seconds: float = 0.2, times: int = 1) -> list[LogLines]:
         assert self.tail is not None
         news: list[LogLines] = []
         for _ in range(times):

@@ -45,9 +45,9 @@ class Schedule(RuleBasedStateMachine):
         return LogTail([self.folder], stream_of=lambda _: "unknown", target="t", positions=self.saved)
 
     def teardown(self) -> None:
-        self.poll(0.06)
+        self.poll(0.2)
         self.poll(2.0)
-        self.poll(0.06)
+        self.poll(0.2)
         self.tail.close()
         shutil.rmtree(self.root)
         seen: Counter[str] = Counter()
@@ -68,7 +68,7 @@ class Schedule(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.folder.mkdir()
-        self.poll(0.06)
+        self.poll(0.2)
 
     def append(self, path: Path, count: int, width: int) -> None:
         number = path.read_bytes().count(b"\n") if path.exists() else 0
@@ -114,11 +114,11 @@ class Schedule(RuleBasedStateMachine):
         for number in range(4, 0, -1):
             if (old := self.folder / f"{name}.{number}").exists():
                 if number == 4:
-                    self.poll(0.06)
+                    self.poll(0.2)
                 old.rename(self.folder / f"{name}.{number + 1}")
         path.rename(self.folder / f"{name}.1")
         if poll:
-            self.poll(0.06)
+            self.poll(0.2)
         if banner:
             path.write_text(_BANNER)
 
@@ -132,13 +132,13 @@ class Schedule(RuleBasedStateMachine):
         path = self.folder / name
         if not path.exists() or not path.stat().st_size:
             return
-        self.poll(0.06)  # the original must have been seen before its copy
+        self.poll(0.2)  # the original must have been seen before its copy
         if self.whole(path):
             self.append(path, refill // 2, 0)
         copy = self.folder / f"{name}.copy-{next(self.count)}"
         shutil.copyfile(path, copy)
         if seen:
-            self.poll(0.06)
+            self.poll(0.2)
         os.truncate(path, 0)
         if refill:
             self.append(path, refill, 20)
@@ -147,7 +147,7 @@ class Schedule(RuleBasedStateMachine):
     def truncate(self, name: str, banner: bool) -> None:  # noqa: FBT001 - hypothesis gives it
         path = self.folder / name
         if path.exists():
-            self.poll(0.06)
+            self.poll(0.2)
             os.truncate(path, 0)
             if banner:
                 path.write_text(_BANNER)
@@ -157,7 +157,7 @@ class Schedule(RuleBasedStateMachine):
     def delete_and_recreate(self, name: str, count: int) -> None:
         path = self.folder / name
         if path.exists():
-            self.poll(0.06)
+            self.poll(0.2)
             path.unlink()
         self.append(path, count, 0)
 
@@ -166,9 +166,9 @@ class Schedule(RuleBasedStateMachine):
         new = self.root / "new"
         self.append(new, 2, 0)
         if unlinked:
-            self.poll(0.06)
+            self.poll(0.2)
             (self.folder / name).unlink(missing_ok=True)
-        self.poll(0.06)
+        self.poll(0.2)
         new.replace(self.folder / name)
 
     @rule(name=_NAMES, other=_NAMES)
@@ -178,7 +178,7 @@ class Schedule(RuleBasedStateMachine):
             one.rename(self.root / "aside")
             two.rename(one)
             (self.root / "aside").rename(two)
-            self.poll(0.06)  # a copy is known by the name of its original: that must have been seen
+            self.poll(0.2)  # a copy is known by the name of its original: that must have been seen
 
     @rule()
     def restart(self) -> None:
