@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone, tzinfo
+from functools import cached_property
 
 import msgspec
 import re2
@@ -27,6 +28,7 @@ _HEAD_BYTES = 64 * 1024
 _MOST_LINE = 1 << 20
 _MOST_BACK = 200
 _BLOCK_BYTES = 64 * 1024
+_MOST_PIECES = 64
 _TEXT_CHARS = 4096
 _WINDOW_BYTES = 1 << 20
 _MOST_HITS = 100
@@ -50,18 +52,23 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True):
     """What the next piece of the same file must know of those before.
 
     Attributes:
-        tail: The last lines, at most 64 KiB: blocks and dates reach back into them.
+        pieces: The last lines as they came: joined only where somebody looks back.
         at: The last date seen.
         starts: Start marks so far.
         attempt: The start that `told` belongs to.
         told: Patterns that tell nothing new when they match again in the same start.
     """
 
-    tail: bytes = b""
+    pieces: tuple[bytes, ...] = ()
     at: datetime | None = None
     starts: int = 0
     attempt: int = 0
     told: frozenset[int] = frozenset()
+
+    @property
+    def tail(self) -> bytes:
+        """The last lines, at most 64 KiB: blocks and dates reach back into them."""
+        return b"".join(self.pieces)[-_BLOCK_BYTES:]
 
 
 class _Above(msgspec.Struct, frozen=True):
@@ -121,9 +128,12 @@ class Matcher:
             lines = msgspec.structs.replace(lines, data=data)
         reader = _Reader(self, lines, carry)
         matches = list(reader.read())
-        tail = (carry.tail + data)[-_BLOCK_BYTES:]
         carry = Carry(
-            tail=tail, at=reader.at, starts=reader.starts, attempt=reader.attempt, told=frozenset(reader.told)
+            pieces=_kept(carry.pieces, data),
+            at=reader.at,
+            starts=reader.starts,
+            attempt=reader.attempt,
+            told=frozenset(reader.told),
         )
         return matches, carry
 
@@ -187,13 +197,20 @@ class Matcher:
         return self.error_number in numbers
 
 
+def _kept(above: tuple[bytes, ...], data: bytes) -> tuple[bytes, ...]:
+    """Add a piece to those that are kept; joined now and then, so that neither their number nor their bytes grow."""
+    above = (*above, data)
+    if len(above) > _MOST_PIECES or sum(map(len, above)) > _BLOCK_BYTES * 5 // 4:
+        return (b"".join(above)[-_BLOCK_BYTES:],)
+    return above
+
+
 class _Reader:
     """One piece of one file, read with care where it hit."""
 
     def __init__(self, matcher: Matcher, lines: LogLines, carry: Carry) -> None:
         self.matcher, self.lines = matcher, lines
-        self.data = carry.tail + lines.data
-        self.offset = len(carry.tail)
+        self._carry = carry
         self.at, self.starts = carry.at, carry.starts
         self.attempt = lines.generation or carry.starts + 1
         self.barred = matcher.barred(lines.stream)
@@ -203,6 +220,16 @@ class _Reader:
         self.window = 0
         self.number, self.counted = lines.first_line, 0
         self._above: dict[int, _Above] = {}
+
+    @cached_property
+    def data(self) -> bytes:
+        """What is above, and the lines."""
+        return self._carry.tail + self.lines.data
+
+    @property
+    def offset(self) -> int:
+        """Where in `data` the lines begin."""
+        return len(self.data) - len(self.lines.data)
 
     def read(self) -> Iterator[LogMatch]:
         """Read chunk by chunk."""
