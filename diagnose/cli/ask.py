@@ -87,10 +87,11 @@ def _sent(folder: Path, method: str, path: str, body: object, query: Mapping[str
     from diagnose.web.shapes import Problem
 
     content = None if body is None else codec.encode(body)
+    headers = {"Content-Type": "application/json"}
     try:
         with short_path(folder) as socket, httpx.Client(transport=httpx.HTTPTransport(uds=socket)) as client:
             url = f"http://diagnose{path}"
-            answer = client.request(method, url, params=query, content=content, timeout=_PATIENCE_S)
+            answer = client.request(method, url, params=query, content=content, headers=headers, timeout=_PATIENCE_S)
     except (OSError, httpx.ConnectError) as error:
         raise InputError(
             f"no daemon answers in {folder} ({error}). Start it (diagnose run ...), name its folder (--state-dir DIR), "

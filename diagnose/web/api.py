@@ -32,7 +32,8 @@ def app(house: House) -> Starlette:
     """Build the application.
 
     What cannot be served is answered with a `Problem`: 404 no such thing, 405 not that way, 408 too slow, 413 too
-    large, 422 wrong, 500 our fault. An answer to GET has an ``ETag``; asked with it again, what is as it was is 304.
+    large, 415 no JSON, 422 wrong, 500 our fault. An answer to GET has an ``ETag``; what is as it was when that is
+    sent along is 304.
     """
 
     async def metrics(request: Request) -> Response:
@@ -82,8 +83,11 @@ def _query(request: Request, kind: Any) -> Any:  # noqa: ANN401 - each desk has 
     """
     if kind is None:
         return None
+    given = request.query_params
+    if len(given.multi_items()) > len(given):
+        raise _not_understood(ValueError("a name stands twice behind the ?"))
     try:
-        return msgspec.convert(dict(request.query_params), kind, strict=False)
+        return msgspec.convert(dict(given), kind, strict=False)
     except msgspec.ValidationError as error:
         raise _not_understood(error) from error
 
@@ -94,6 +98,8 @@ async def _body(request: Request, kind: Any) -> Any:  # noqa: ANN401 - each desk
     Raises:
         Refusal: It is too large, too slow, or not what the desk takes.
     """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(415, "the body is no JSON by its type", "Send it with Content-Type: application/json.")
     body = b""
     with anyio.move_on_after(_PATIENCE_S) as patience:
         async for piece in request.stream():

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import anyio.to_thread
+from msgspec import UNSET, UnsetType
 
 from diagnose.engine import repetition
 from diagnose.engine.incidents import LIVE
@@ -116,7 +117,7 @@ def report(asked: Asked) -> Answer:
     found = [
         one
         for one in asked.house.incidents()
-        if (since is None or one.last_seen >= since) and query.target in {None, one.target}
+        if (since is None or one.last_seen >= since) and query.target in {UNSET, one.target}
     ]
     made = build.build(
         target=query.target or ", ".join(sorted(asked.house.targets)),
@@ -140,11 +141,11 @@ def incidents(asked: Asked) -> Answer:
     found = [
         one
         for one in asked.house.incidents()
-        if query.target in {None, one.target}
-        and query.cause in {None, one.cause}
-        and query.state in {None, one.state}
-        and query.open in {None, _is_open(one)}
-        and (query.severity is None or one.severity.rank >= query.severity.rank)
+        if query.target in {UNSET, one.target}
+        and query.cause in {UNSET, one.cause}
+        and query.state in {UNSET, one.state}
+        and query.open in {UNSET, _is_open(one)}
+        and (query.severity is UNSET or one.severity.rank >= query.severity.rank)
         and (since is None or _changed_at(one) >= since)
     ]
     found.sort(key=_changed_at, reverse=True)
@@ -333,7 +334,7 @@ def _changed_at(one: Incident) -> datetime:
     return max([one.last_seen, *(entry.at for entry in one.timeline[-1:])])
 
 
-def _since(length: str | None, now: datetime) -> datetime | None:
+def _since(length: str | UnsetType, now: datetime) -> datetime | None:
     return now - _length(length) if length else None
 
 

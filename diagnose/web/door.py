@@ -93,6 +93,7 @@ def _server(app: ASGIApp, *, most: int | None = None) -> uvicorn.Server:
             ws="none",
             access_log=False,
             log_config=None,
+            log_level="error",  # what strangers send is no news
             server_header=False,
             limit_concurrency=most,
         )

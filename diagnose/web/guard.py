@@ -3,8 +3,8 @@
 The socket in the state folder needs none of it: its file's mode says who may.
 
 Against DNS rebinding, a page's own name is no name of ours. Against forged requests from pages of other sites, a
-change needs a token, JSON by its type, and, where the browser tells, a page of ours. Nothing is ever allowed across
-origins (no CORS).
+change needs a token, JSON by its type (`diagnose.web.api`), and, where the browser tells, a page of ours. Nothing is
+ever allowed across origins (no CORS).
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from diagnose.web import api, paths
 from diagnose.web.shapes import Refusal
 
 _READS = frozenset({"GET", "HEAD"})
-_FOR_ALL = frozenset({paths.HEALTH, paths.READY, paths.METRICS})
-"""What may be read without a token from everywhere: it holds numbers and names, and no lines of logs."""
 
 _OWN_SITE = frozenset({"same-origin", "none"})
 
@@ -67,10 +65,8 @@ class Guard:
         reads = method in _READS
         if not reads:
             self._refuse_other_sites(headers, host)
-        if not reads or not (self.open_reads or scope["path"] in _FOR_ALL):
+        if not reads or not (self.open_reads or scope["path"] in paths.FOR_ALL):
             self._ask_for_token(headers)
-        if method == "POST" and headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise Refusal(415, "the body is no JSON by its type", "Send it with Content-Type: application/json.")
 
     def _is_ours(self, host: str) -> bool:
         try:

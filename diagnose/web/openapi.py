@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from diagnose.web.shapes import Problem
 
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"
-_OPENMETRICS = "application/openmetrics-text"
+_NUMBERS = ("application/openmetrics-text", "text/plain")
 _EVERYWHERE: Mapping[int, str] = {
     401: "A token is needed, or it is another one.",
     403: "Not from a page of another site; or the daemon has no token, so that nothing can be changed over TCP.",
@@ -41,8 +41,8 @@ def document() -> dict[str, Any]:
     operations: dict[str, dict[str, Any]] = {}
     for desk in DESKS:
         operations.setdefault(desk.path, {})[desk.method.lower()] = _operation(desk, schemas)
-    operations[paths.METRICS] = {"get": _plain("metrics", "What Prometheus scrapes.", _OPENMETRICS, {"type": "string"})}
-    operations[paths.OPENAPI] = {"get": _plain("openapi", "This document.", _JSON, {"type": "object"})}
+    operations[paths.METRICS] = {"get": _plain("metrics", "What Prometheus scrapes.", _NUMBERS, {"type": "string"})}
+    operations[paths.OPENAPI] = {"get": _plain("openapi", "This document.", (_JSON,), {"type": "object"})}
     return {
         "openapi": "3.1.0",
         "info": {"title": "diagnose", "version": __version__, "description": "The daemon's HTTP API; see docs/api.md."},
@@ -51,7 +51,6 @@ def document() -> dict[str, Any]:
             "schemas": shapes,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
-        "security": [{"token": []}],
     }
 
 
@@ -74,18 +73,27 @@ def _operation(desk: Desk, schemas: Mapping[Any, Any]) -> dict[str, Any]:
         "summary": desk.about,
         "parameters": [*_in_path(desk), *_in_query(desk)],
         "responses": told | _problems(problems, schemas),
+        "security": _security(desk.method, desk.path),
     }
     if desk.body:
         operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": schemas[desk.body]}}}
     return operation
 
 
-def _plain(name: str, about: str, media: str, schema: dict[str, Any]) -> dict[str, Any]:
-    shown = {"description": _word(200), "content": {media: {"schema": schema}}}
+def _security(method: str, path: str) -> list[dict[str, Any]]:
+    """Say whether a token is needed: never, over TCP from other hosts, or over TCP."""
+    if path in paths.FOR_ALL:
+        return []
+    return [{}, {"token": []}] if method == "GET" else [{"token": []}]
+
+
+def _plain(name: str, about: str, media: Sequence[str], schema: dict[str, Any]) -> dict[str, Any]:
+    shown = {"description": _word(200), "content": {one: {"schema": schema} for one in media}}
     problem = {"$ref": _REF.format(name=Problem.__name__)}
     return {
         "operationId": name,
         "summary": about,
+        "security": [],
         "responses": {"200": shown, "304": {"description": "As it was."}} | _problems(_EVERYWHERE, {Problem: problem}),
     }
 
@@ -113,10 +121,8 @@ def _in_query(desk: Desk) -> list[dict[str, Any]]:
 
 
 def _given(schema: dict[str, Any], shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """Spell a parameter's schema by itself: what is left out is not sent, never ``null``."""
-    choices = [one for one in schema.get("anyOf", [schema]) if one != {"type": "null"}]
-    one = choices[0]
-    return dict(shapes[one["$ref"].rpartition("/")[2]]) if "$ref" in one else dict(one)
+    """Spell a parameter's schema by itself."""
+    return dict(shapes[schema["$ref"].rpartition("/")[2]]) if "$ref" in schema else schema
 
 
 def _word(status: int) -> str:

@@ -14,3 +14,6 @@ RESEND = "/v1/alerts/resend"
 DRILLS = "/v1/drills"
 SILENCES = "/v1/silences"
 SILENCE = "/v1/silences/{id}"
+
+FOR_ALL = frozenset({HEALTH, READY, METRICS})
+"""What may be read without a token from everywhere: it holds numbers and names, and no lines of logs."""

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from diagnose.model.incident import State
 from diagnose.model.rule import Severity
@@ -56,7 +57,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""
 
 
-# --- questions in the address
+# --- questions in the address: what is not given is unset, for "null" would be a word like any other
 
 
 class InLang(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,28 +81,28 @@ class WhichIncidents(InLang, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         since: Only what changed within this length of time.
     """
 
-    target: Name | None = None
-    cause: Name | None = None
-    severity: Severity | None = None
-    state: State | None = None
-    open: bool | None = None
-    since: Length | None = None
+    target: Name | UnsetType = UNSET
+    cause: Name | UnsetType = UNSET
+    severity: Severity | UnsetType = UNSET
+    state: State | UnsetType = UNSET
+    open: bool | UnsetType = UNSET
+    since: Length | UnsetType = UNSET
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
 
 
 class WhichReport(InLang, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of which server and how far back."""
 
-    target: Name | None = None
-    since: Length | None = None
+    target: Name | UnsetType = UNSET
+    since: Length | UnsetType = UNSET
 
 
 class WhichNews(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which news: ``dead`` is what was put aside."""
 
-    state: Literal["waiting", "sent", "dead"] | None = None
-    receiver: Name | None = None
-    incident: Name | None = None
+    state: Literal["waiting", "sent", "dead"] | UnsetType = UNSET
+    receiver: Name | UnsetType = UNSET
+    incident: Name | UnsetType = UNSET
 
 
 # --- what is sent

@@ -32,7 +32,7 @@ from diagnose.web.place import NAME, Http, short_path
 from tests.adapters.alert_path import alerts
 
 COMMAND = ("python", "-m", "fastdeploy.entrypoints.openai.api_server", "--model", "m", "--api-key", "s3cr3t-key")
-TOKEN = "0123456789abcdef0123456789abcdef"
+TOKEN = "0123456789abcdef" * 2
 KNOWN = knowledge(rule(), remedy())
 
 

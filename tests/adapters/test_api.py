@@ -133,7 +133,7 @@ def test_prometheus_is_told_numbers_that_follow_its_conventions(tcp):
 def test_its_document_names_all_that_it_serves(tcp):
     assert tcp.get(paths.OPENAPI).json() == msgspec.json.decode(codec.encode(openapi.document()))
     named = set(openapi.document()["paths"])
-    assert {value for name, value in vars(paths).items() if name.isupper()} == named
+    assert {value for name, value in vars(paths).items() if name.isupper() and isinstance(value, str)} == named
 
 
 # --- what it takes

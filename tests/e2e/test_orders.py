@@ -10,6 +10,7 @@ import pytest
 from diagnose.web.place import NAME, short_path
 from tests.e2e.conftest import FITS, TOO_LARGE
 
+JSON = {"content-type": "application/json"}
 pytestmark = pytest.mark.timeout(100)
 
 
@@ -131,8 +132,8 @@ def test_orders_nobody_can_carry_out_are_refused_in_one_line_with_a_cure(site):
         short_path(here.state) as path,
         httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://diagnose") as client,
     ):
-        assert client.post("/v1/orders", content=b"{").status_code == 422
-        assert client.post("/v1/orders", content=b"x" * 100_000).status_code == 413
+        assert client.post("/v1/orders", content=b"{", headers=JSON).status_code == 422
+        assert client.post("/v1/orders", content=b"x" * 100_000, headers=JSON).status_code == 413
         assert client.post("/v1/orders", json={"target": "x", "kind": "pause", "by": "me"}).status_code == 404
     assert (here.state / NAME).stat().st_mode & 0o777 == 0o600
     here.stop(daemon)

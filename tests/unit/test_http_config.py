@@ -40,7 +40,7 @@ def test_what_cannot_be_listened_on_is_refused_with_a_cure(listen, cure):
 def test_a_token_is_the_first_line_of_its_file_and_long_enough(tmp_path):
     file = tmp_path / "token"
     http = Http(listen="0.0.0.0:9411", token_file=str(file))
-    with pytest.raises(ConfigError, match="No such file.*openssl rand -hex 32"):
+    with pytest.raises(ConfigError, match=r"No such file.*openssl rand -hex 32"):
         http.token()
     file.write_text("0123456789abcde\n")
     with pytest.raises(ConfigError, match="less than 16 characters"):
