@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from diagnose.model.incident import State as Stands
-from diagnose.web import openapi
+from diagnose.web import openapi, paths
 from tests.adapters.api_life import TOKEN, living
 from tests.adapters.test_api import trouble
 
 SCHEMATHESIS = Path(sysconfig.get_path("scripts")) / "schemathesis"
-SECONDS = 300 if os.environ.get("DIAGNOSE_ALL_SCENARIOS") else 20
+SECONDS = 300 if os.environ.get("DIAGNOSE_ALL_SCENARIOS") else 30
 
 
 @pytest.mark.timeout(SECONDS + 60)
@@ -27,7 +27,7 @@ def test_schemathesis_finds_nothing_that_the_document_does_not_say(tmp_path):
             [
                 SCHEMATHESIS,
                 "run",
-                f"{life.url}/v1/openapi.json",
+                f"{life.url}{paths.OPENAPI}",
                 "--checks=all",
                 "--continue-on-failure",
                 f"--max-time={SECONDS}",
@@ -41,5 +41,5 @@ def test_schemathesis_finds_nothing_that_the_document_does_not_say(tmp_path):
             check=False,
         )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    count = sum(len(methods) for methods in openapi.document()["paths"].values())
-    assert f"{count} selected / {count} total" in " ".join(done.stdout.split()), done.stdout
+    count = sum(len(methods) for path, methods in openapi.document()["paths"].items() if path != paths.OPENAPI)
+    assert f"Tested: {count}" in done.stdout, done.stdout  # all but the document itself, by which it is asked
