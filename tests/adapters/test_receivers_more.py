@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import email
 import email.policy
 import importlib.util
 import re
-import shutil
-import socket
 import socketserver
-import subprocess
 import threading
-import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-import httpx
 import msgspec
 import pytest
 import yaml
@@ -34,9 +28,8 @@ from diagnose.receivers import make
 from diagnose.receivers.pagerduty import MOST_BYTES, fitted
 from diagnose.testing import plan
 from tests.adapters.alert_path import alerts, live, trouble
+from tests.adapters.prometheus import alertmanager
 from tests.adapters.vendor import serving
-
-ALERTMANAGER = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
 
 
 @pytest.fixture(autouse=True)
@@ -100,61 +93,10 @@ def test_of_an_event_that_is_too_large_the_details_go_first():
 # --- Alertmanager
 
 
-class Manager:
-    def __init__(self, url):
-        self.url = url
-
-    def alerts(self, **query):
-        found = httpx.get(f"{self.url}/api/v2/alerts", params=query, timeout=5).json()
-        return [one for one in found if one["status"]["state"] == "active"]
-
-    def passed_on(self):
-        """Return what it told its own webhook last, by incident."""
-        told = [alert for got in self.behind.got for alert in got.json["alerts"]]
-        return {alert["labels"]["incident"]: alert["status"] for alert in told}
-
-    def groups(self):
-        return httpx.get(f"{self.url}/api/v2/alerts/groups", timeout=5).json()
-
-
 @pytest.fixture
 def manager(tmp_path):
-    """Run a real Alertmanager on loopback, with a webhook of the test's own behind it."""
-    if ALERTMANAGER is None:
-        pytest.skip("no Alertmanager here (apt-get install prometheus-alertmanager)")
-    with serving("webhook") as behind, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        config = tmp_path / "alertmanager.yml"
-        config.write_text(
-            "route: {receiver: behind, group_by: [alertname, target], group_wait: 300ms, group_interval: 500ms}\n"
-            f"receivers: [{{name: behind, webhook_configs: [{{url: '{behind.url}/am'}}]}}]\n"
-        )
-        process = subprocess.Popen(
-            [
-                ALERTMANAGER,
-                f"--config.file={config}",
-                f"--storage.path={tmp_path / 'am'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-                "--cluster.listen-address=",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        it = Manager(f"http://127.0.0.1:{port}")
-        it.behind = behind
-        try:
-            deadline = time.monotonic() + 15
-            while time.monotonic() < deadline:
-                with contextlib.suppress(httpx.HTTPError):
-                    if httpx.get(f"{it.url}/-/ready", timeout=1).status_code == 200:
-                        break
-                time.sleep(0.05)
-            yield it
-        finally:
-            process.terminate()
-            process.wait(10)
+    with alertmanager(tmp_path) as it:
+        yield it
 
 
 def test_a_real_alertmanager_shows_groups_and_resolves_our_alerts(manager, tmp_path):
