@@ -24,9 +24,11 @@ from diagnose.errors import JournalError
 from diagnose.model import codec
 from diagnose.model.effect import Effect, Perform, SaveIncident
 from diagnose.model.incident import Incident
+from diagnose.model.mark import Mark
 from diagnose.model.observation import Observation, Outcome
 
 FILE = "journal.db"
+_MARK = "mark/"
 BROKEN = FILE + ".broken"
 """Where a file that cannot be used any more is put; the last one is kept."""
 
@@ -170,6 +172,14 @@ class Journal:
         """
         self._kept[name] = value
         self.write(lambda db: db.execute(_KEEP, (name, value)))
+
+    def mark(self, incident: str, mark: Mark) -> None:
+        """Write down what a person says of a diagnosis; any thread.
+
+        Raises:
+            JournalError: It was not written.
+        """
+        self.keep(f"{_MARK}{incident}", codec.encode(mark))
 
     def write(self, also: Also, *, grave: bool = True) -> None:
         """Write in a transaction of its own; any thread.
@@ -345,6 +355,19 @@ def kept(folder: Path, beginning: str) -> dict[str, bytes]:
     """
     question = "SELECT name, value FROM kept WHERE substr(name, 1, ?) = ?"
     return look(folder, lambda db: dict(db.execute(question, (len(beginning), beginning)).fetchall()))
+
+
+def marks(folder: Path) -> dict[str, Mark]:
+    """Read what people said of diagnoses, by incident.
+
+    Raises:
+        JournalError: There is no journal, or it cannot be read.
+    """
+    found = kept(folder, _MARK)
+    try:
+        return {name.removeprefix(_MARK): codec.decode(value, Mark) for name, value in found.items()}
+    except msgspec.MsgspecError as error:
+        raise _strange(folder / FILE, error) from error
 
 
 def _incidents(db: sqlite3.Connection) -> tuple[Incident, ...]:

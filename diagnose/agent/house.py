@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from diagnose.errors import JournalError
 from diagnose.model.effect import Answered
 from diagnose.model.incident import Incident
 from diagnose.model.knowledge import Knowledge
+from diagnose.model.mark import Mark
 from diagnose.model.observation import Order, OutputScored
 from diagnose.model.text import Lang
 from diagnose.notices.question import Ask, Said
@@ -108,6 +109,20 @@ class House:
     def news(self, *, state: str, receiver: str, incident: str) -> Sequence[Letterhead]:
         """Say who was told what."""
         return outbox.posts(self._folder, state=state, receiver=receiver, incident=incident)
+
+    def marks(self) -> Mapping[str, Mark]:
+        """Return what people said of diagnoses, by incident."""
+        with contextlib.suppress(JournalError):
+            return journal.marks(self._folder)
+        return {}
+
+    def mark(self, incident: str, mark: Mark) -> None:
+        """Write down what a person says of one.
+
+        Raises:
+            JournalError: It was not written.
+        """
+        self._daemon.journal.mark(incident, mark)
 
     async def obey(self, order: Order) -> Answered:
         """Put a person's order to the mind."""

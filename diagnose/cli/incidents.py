@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DiagnoseError: There is no journal, or no incident of that id.
     """
+    from diagnose import journal
     from diagnose.cli.output import drawn, screen_width, write
     from diagnose.report.build import encode, trouble
     from diagnose.report.terminal import render_trouble
@@ -45,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     found = read_incidents(state_dir(args))
     if args.id:
         found = [_named(found, args.id)]
-    told = [trouble(one, known, lang) for one in found]
+    marks = journal.marks(state_dir(args))
+    told = [trouble(one, known, lang, marks.get(one.id)) for one in found]
     width = screen_width()
     if args.json:
         write(encode(told[0] if args.id else told), None)

@@ -16,6 +16,7 @@ FAMILIES = (
     "report",
     "status",
     "incidents",
+    "mark",
     "remedies",
     "pause",
     "alerts",

@@ -157,10 +157,11 @@ def _of_paths(args: argparse.Namespace, lang: Lang, since: datetime | None) -> R
 def _of_journal(args: argparse.Namespace, lang: Lang, since: datetime | None) -> Report:
     from datetime import datetime, timezone
 
+    from diagnose import journal
     from diagnose.report.build import Scanned, build
     from diagnose.report.period import summarize
 
-    now = datetime.now(timezone.utc)
+    now, marks = datetime.now(timezone.utc), journal.marks(state_dir(args))
     found = [
         one
         for one in read_incidents(state_dir(args))
@@ -174,7 +175,8 @@ def _of_journal(args: argparse.Namespace, lang: Lang, since: datetime | None) ->
         knowledge=knowledge(args),
         unexplained=(),
         lang=lang,
-        period=summarize(found, since=since, until=now),
+        period=summarize(found, since=since, until=now, marks=marks),
+        marks=marks,
     )
 
 

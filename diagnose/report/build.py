@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 import msgspec
 
@@ -18,6 +19,7 @@ from diagnose.model.finding import Finding
 from diagnose.model.incident import Incident, Plan, State
 from diagnose.model.knowledge import Knowledge
 from diagnose.model.launch import Overlay
+from diagnose.model.mark import Mark
 from diagnose.model.remedy import Advice, Mode, Remedy, Risk
 from diagnose.model.rule import Rule, Severity
 from diagnose.model.surroundings import Change, Comparison
@@ -103,6 +105,7 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         changed_since: When the last healthy start began; left out where none is known.
         changed_more: How many further changes are not listed.
         not_compared: Kinds of things that could not be looked at.
+        mark: What a person said of it; left out where nobody did.
     """
 
     id: str
@@ -126,6 +129,7 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     changed_since: datetime | None = None
     changed_more: int = 0
     not_compared: tuple[str, ...] = ()
+    mark: Mark | None = None
 
     @property
     def compared(self) -> Comparison | None:
@@ -168,19 +172,21 @@ def build(
     lang: Lang,
     skipped: Sequence[str] = (),
     period: Period | None = None,
+    marks: Mapping[str, Mark] = MappingProxyType({}),
 ) -> Report:
     """Make a report.
 
     Args:
         incidents: In the engine's order, root cause first; notes are put behind all else.
         lang: Of titles, summaries, advice and events; evidence stays as it was written.
+        marks: What people said of them, by incident.
     """
     ordered = sorted(incidents, key=lambda one: one.severity is Severity.INFO)
     return Report(
         generated_at=generated_at,
         target=sound(target),
         scanned=scanned,
-        incidents=tuple(trouble(one, knowledge, lang) for one in ordered),
+        incidents=tuple(trouble(one, knowledge, lang, marks.get(one.id)) for one in ordered),
         unexplained=tuple(_sound_template(one) for one in unexplained),
         skipped=tuple(sound(one) for one in skipped),
         period=period,
@@ -192,7 +198,7 @@ def encode(report: Report | Trouble | Sequence[Trouble]) -> str:
     return msgspec.json.format(msgspec.json.encode(_plain(report)), indent=2).decode() + "\n"
 
 
-def trouble(incident: Incident, knowledge: Knowledge, lang: Lang) -> Trouble:
+def trouble(incident: Incident, knowledge: Knowledge, lang: Lang, mark: Mark | None = None) -> Trouble:
     """Put one incident into the report's shape and words."""
     rule = knowledge.rules.get(incident.rule_id)
     lead = _lead(incident)
@@ -225,6 +231,7 @@ def trouble(incident: Incident, knowledge: Knowledge, lang: Lang) -> Trouble:
         changed_since=compared.since,
         changed_more=compared.more,
         not_compared=compared.unseen,
+        mark=mark and _sound_mark(mark),
     )
 
 
@@ -351,6 +358,10 @@ def _sound_template(one: Template) -> Template:
 def _sound_change(one: Change) -> Change:
     before, after = (None if text is None else sound(text) for text in (one.before, one.after))
     return msgspec.structs.replace(one, name=sound(one.name), before=before, after=after)
+
+
+def _sound_mark(one: Mark) -> Mark:
+    return msgspec.structs.replace(one, by=sound(one.by), cause=sound(one.cause), note=sound(one.note))
 
 
 def _plain(report: Report | Trouble | Sequence[Trouble]) -> object:

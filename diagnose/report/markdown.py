@@ -93,6 +93,9 @@ def _trouble(one: Trouble, lang: Lang) -> Iterator[str]:
     yield ""
     yield f"`{one.cause}` · {one.severity.value} · {escape(texts.STATES[one.state].in_(lang))}"
     yield ""
+    if one.mark:
+        yield escape(texts.marked(one.mark, lang))
+        yield ""
     yield fence([_proof(proof) for proof in one.evidence[:_MOST_PROOFS]])
     yield from _more(len(one.evidence) - _MOST_PROOFS, lang)
     yield ""

@@ -52,6 +52,7 @@ def render(report: Report, *, lang: Lang, charts: Mapping[str, tuple[Chart, ...]
         kind=lambda kind: texts.kind_name(kind, lang),
         sides=texts.change_sides,
         moment=texts.moment,
+        marked=lambda mark: texts.marked(mark, lang),
         scanned=words.scanned(report, lang),
         visible=visible,
     )

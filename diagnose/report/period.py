@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from statistics import median
+from types import MappingProxyType
 
 import msgspec
 
 from diagnose.model.incident import Incident, State
+from diagnose.model.mark import Mark
 from diagnose.model.rule import Severity
 
 _NOISY = 3
@@ -42,6 +44,8 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
         repaired: From there to the end, of those that are over.
         remedies: By how often they were carried out.
         noisy: Rule to incidents that ended with nothing done, at least three.
+        right, wrong: Diagnoses that people marked so.
+        mistaken: Rule to its diagnoses that people marked wrong.
     """
 
     since: datetime
@@ -53,13 +57,28 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
     repaired: Times | None
     remedies: tuple[Tried, ...]
     noisy: tuple[tuple[str, int], ...]
+    right: int = 0
+    wrong: int = 0
+    mistaken: tuple[tuple[str, int], ...] = ()
 
 
-def summarize(found: Iterable[Incident], *, since: datetime | None, until: datetime) -> Period | None:
-    """Sum up incidents; ``None`` where there is none."""
+def summarize(
+    found: Iterable[Incident],
+    *,
+    since: datetime | None,
+    until: datetime,
+    marks: Mapping[str, Mark] = MappingProxyType({}),
+) -> Period | None:
+    """Sum up incidents; ``None`` where there is none.
+
+    Args:
+        marks: What people said of them, by incident.
+    """
     real = [one for one in found if one.severity is not Severity.INFO]
     if not real:
         return None
+    verdicts = {one.id: marks[one.id].verdict for one in real if one.id in marks}
+    wrong = [one.rule_id for one in real if verdicts.get(one.id) == "wrong"]
     over = [one for one in real if one.state is State.RESOLVED]
     return Period(
         since=since or min(one.first_seen for one in real),
@@ -71,6 +90,9 @@ def summarize(found: Iterable[Incident], *, since: datetime | None, until: datet
         repaired=_times([(one.timeline[-1].at - one.timeline[0].at).total_seconds() for one in over if one.timeline]),
         remedies=_remedies(real),
         noisy=tuple((rule, count) for rule, count in _alone(over).most_common() if count >= _NOISY),
+        right=len(verdicts) - len(wrong),
+        wrong=len(wrong),
+        mistaken=tuple(Counter(wrong).most_common()),
     )
 
 

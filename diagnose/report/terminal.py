@@ -100,6 +100,8 @@ def _trouble(one: Trouble, lang: Lang, width: int) -> Iterator[RenderableType]:
     if one.state is not State.OPEN:
         head.append(words.aside(texts.STATES[one.state].in_(lang), lang), style="not bold")
     yield head
+    if one.mark:
+        yield _indented(texts.marked(one.mark, lang), "dim")
     for number, proof in enumerate(one.evidence[:_MOST_PROOFS]):
         yield from _proof(proof, width, first=not number)
     yield from _more(len(one.evidence) - _MOST_PROOFS, lang)

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from diagnose.model.causes import CAUSES
 from diagnose.model.effect import Answered
 from diagnose.model.incident import Entry, State
+from diagnose.model.mark import Mark
 from diagnose.model.surroundings import Change, Comparison
 from diagnose.model.text import Lang, Text
 from diagnose.report.clean import apart, fill, stripped, visible
@@ -257,6 +258,11 @@ _UNUSED = Text(
     "已按现状接管运行中的服务（进程 {pid}）；本次给出的设置与之不同，未被采用：{changes}。"
     "如需采用，请先结束 diagnose run，再结束服务（kill {pid}），然后重新执行该命令。",
 )
+_MARKED: Mapping[str, Text] = {
+    "right": Text("diagnosis marked right by {by}", "{by} 确认诊断正确"),
+    "wrong": Text("diagnosis marked wrong by {by}", "{by} 标记诊断有误"),
+}
+_MARKED_INSTEAD = Text(", it was: {cause}", "，实际原因：{cause}")
 _MOST_SHOWN = 5
 
 
@@ -299,6 +305,14 @@ def unused_text(pid: int, changes: Sequence[str], lang: Lang) -> str:
     more = [f"+{len(changes) - _MOST_SHOWN}"] if len(changes) > _MOST_SHOWN else []
     shown = "; ".join([*(stripped(line) for line in changes[:_MOST_SHOWN]), *more])
     return _UNUSED.in_(lang).replace("{pid}", str(pid)).replace("{changes}", shown)
+
+
+def marked(mark: Mark, lang: Lang) -> str:
+    """Say what a person said of a diagnosis."""
+    text = _MARKED[mark.verdict].in_(lang).replace("{by}", stripped(mark.by))
+    if mark.cause:
+        text += _MARKED_INSTEAD.in_(lang).replace("{cause}", cause_name(mark.cause, lang))
+    return text + (f": {stripped(mark.note)}" if mark.note else "")
 
 
 def moment(at: datetime) -> str:

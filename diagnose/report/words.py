@@ -36,6 +36,9 @@ _WORDS: Mapping[str, Text] = {
         "ended by itself {count} times: look at the rule, or at what it watches",
         "自行恢复 {count} 次，建议检查该规则或其监视对象",
     ),
+    "marked": Text("diagnoses marked by people", "人工标记的诊断"),
+    "verdicts": Text("{right} right, {wrong} wrong", "正确 {right} 次，有误 {wrong} 次"),
+    "mistaken": Text("marked wrong {count} times: look at the rule", "被标记有误 {count} 次，建议检查该规则"),
     "confidence": Text("confidence", "置信度"),
     "command": Text("Command", "命令"),
     "generated": Text("Generated {at}", "生成时间：{at}"),
@@ -91,6 +94,10 @@ def period_rows(period: Period, lang: Lang) -> list[tuple[str, str]]:
     for one in period.remedies:
         told = say("tried", lang).replace("{count}", str(one.count)).replace("{kept}", str(one.kept))
         rows.append((one.remedy, told))
+    if period.right or period.wrong:
+        told = say("verdicts", lang).replace("{right}", str(period.right)).replace("{wrong}", str(period.wrong))
+        rows.append((say("marked", lang), told))
+    rows += [(rule, say("mistaken", lang).replace("{count}", str(count))) for rule, count in period.mistaken]
     rows += [(rule, say("noisy", lang).replace("{count}", str(count))) for rule, count in period.noisy]
     return rows
 

@@ -15,10 +15,12 @@ from msgspec import UNSET, UnsetType
 from diagnose.engine import repetition
 from diagnose.engine.incidents import LIVE
 from diagnose.engine.signals import REPETITIVE
+from diagnose.model.causes import CAUSES
 from diagnose.model.incident import Incident
+from diagnose.model.mark import Mark
 from diagnose.model.observation import Order, OutputScored
 from diagnose.model.rule import Severity
-from diagnose.model.text import Duration, Lang
+from diagnose.model.text import Duration, Lang, Text
 from diagnose.notices import asks
 from diagnose.notices.book import Face, face_of
 from diagnose.notices.question import Ask, AskAck, AskDrill, AskResend, AskSilence, AskUnsilence
@@ -35,6 +37,15 @@ _STALE_S = 30.0
 """A loop that has not turned for so long stands still: it turns each tenth of a second."""
 
 _MOST_ID = 128
+MARKS: Mapping[str, Text] = {
+    "no-cause": Text(
+        "There is no cause {cause}. See: diagnose rules list", "没有原因类别 {cause}。请查看：diagnose rules list"
+    ),
+    "cause-of-right": Text(
+        "A diagnosis that is right has no other cause; mark it wrong, or name none.",
+        "诊断正确时不应另给原因；请改为标记有误，或不指定原因。",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,7 @@ def report(asked: Asked) -> Answer:
         for one in asked.house.incidents()
         if (since is None or one.last_seen >= since) and query.target in {UNSET, one.target}
     ]
+    marks = asked.house.marks()
     made = build.build(
         target=query.target or ", ".join(sorted(asked.house.targets)),
         generated_at=now,
@@ -127,7 +139,8 @@ def report(asked: Asked) -> Answer:
         knowledge=asked.house.knowledge,
         unexplained=(),
         lang=asked.lang,
-        period=summarize(found, since=since, until=now),
+        period=summarize(found, since=since, until=now, marks=marks),
+        marks=marks,
     )
     return Answer(200, made)
 
@@ -150,21 +163,36 @@ def incidents(asked: Asked) -> Answer:
     ]
     found.sort(key=_changed_at, reverse=True)
     owners = _owners(asked)
-    briefs = tuple(_brief(one, owners, asked.lang) for one in found[: query.limit])
+    marks = asked.house.marks()
+    briefs = tuple(_brief(one, owners, marks.get(one.id), asked.lang) for one in found[: query.limit])
     return Answer(200, shapes.Incidents(total=len(found), incidents=briefs))
 
 
 def incident(asked: Asked) -> Answer:
     """Tell all of one."""
     one = _found(asked)
-    told = trouble(one, asked.house.knowledge, asked.lang)
-    return Answer(200, shapes.OneIncident(brief=_brief(one, _owners(asked), asked.lang), incident=told))
+    said = asked.house.marks().get(one.id)
+    told = trouble(one, asked.house.knowledge, asked.lang, said)
+    return Answer(200, shapes.OneIncident(brief=_brief(one, _owners(asked), said, asked.lang), incident=told))
 
 
 async def ack(asked: Asked) -> Answer:
     """Note that a person looks after an incident."""
     name = await anyio.to_thread.run_sync(_told_of, asked, asked.names["id"])
     return await _alerting(asked, AskAck(by=asked.body.by, incident=name))
+
+
+def mark(asked: Asked) -> Answer:
+    """Note whether a diagnosis was right."""
+    body, one = asked.body, _found(asked)
+    if body.cause and (body.verdict == "right" or body.cause not in CAUSES):
+        name = "cause-of-right" if body.verdict == "right" else "no-cause"
+        text = MARKS[name].in_(asked.lang).replace("{cause}", body.cause)
+        return Answer(409, Reply(ok=False, reason=name, text=text))
+    made = Mark(by=body.by, at=datetime.now(timezone.utc), verdict=body.verdict, cause=body.cause, note=body.note)
+    asked.house.mark(one.id, made)
+    text = f"{one.id} ({texts.cause_name(one.cause, asked.lang)}): {texts.marked(made, asked.lang)}"
+    return Answer(200, Reply(ok=True, reason=f"marked-{body.verdict}", text=text, id=one.id))
 
 
 async def order(asked: Asked) -> Answer:
@@ -292,7 +320,7 @@ def _found(asked: Asked) -> Incident:
     if len(found) == 1:
         return found[0]
     problem = f"{len(found)} incidents begin with {name!r}" if found else f"no incident {name!r}"
-    raise Refusal(404, problem, f"See GET {paths.INCIDENTS}.")
+    raise Refusal(404, problem, f"List them with diagnose incidents, or GET {paths.INCIDENTS}.")
 
 
 def _told_of(asked: Asked, name: str) -> str:
@@ -307,7 +335,7 @@ def _owners(asked: Asked) -> dict[str, str]:
     return {name: one.ack.by for name, one in asked.house.told().book.alerts.items() if one.ack}
 
 
-def _brief(one: Incident, owners: Mapping[str, str], lang: Lang) -> shapes.Brief:
+def _brief(one: Incident, owners: Mapping[str, str], said: Mark | None, lang: Lang) -> shapes.Brief:
     held = one.held if _is_open(one) else ""
     return shapes.Brief(
         id=one.id,
@@ -323,6 +351,7 @@ def _brief(one: Incident, owners: Mapping[str, str], lang: Lang) -> shapes.Brief
         acknowledged_by=owners.get(one.id, ""),
         held=held,
         held_text=texts.hold_text(held, {}, lang) if held else "",
+        mark=said,
     )
 
 
@@ -373,6 +402,8 @@ DESKS = (
          gives={200: shapes.OneIncident, **_ONE}, query=shapes.InLang),
     Desk("POST", paths.ACK, "acknowledge", "An incident is yours: no more news of it, but when it is worse or over.",
          ack, gives={**_TOLD, **_ONE}, query=shapes.InLang, body=shapes.NewAck),
+    Desk("POST", paths.MARK, "mark", "Say whether the root cause that an incident names is right.", mark,
+         gives={**_TOLD, **_ONE}, query=shapes.InLang, body=shapes.NewMark),
     Desk("POST", paths.ORDERS, "order", "Approve, reject, apply, roll back, pause, resume.", order,
          gives={**_TOLD, **_ONE}, query=shapes.InLang, body=shapes.NewOrder),
     Desk("POST", paths.OUTPUTS, "output", "Hand in an answer of the model that looks wrong.", output,

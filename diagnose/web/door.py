@@ -1,6 +1,6 @@
 """Where the API listens: on a socket in the state folder, and on TCP where the configuration says so.
 
-Who may write the state folder may give orders; on TCP a token is asked for (`diagnose.web.guard`).
+Who may write the state folder may give orders; on TCP a token is asked for (`diagnose.web.gate`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import anyio
 import uvicorn
 from starlette.types import ASGIApp
 
-from diagnose.web.guard import Guard
+from diagnose.web.gate import Gate
 from diagnose.web.place import Http, short_path
 
 _MOST_AT_ONCE = 64
@@ -40,7 +40,7 @@ async def serve(app: ASGIApp, folder: Path, http: Http, shut: Callable[[str], No
 async def _serve_tcp(app: ASGIApp, http: Http, shut: Callable[[str], None]) -> None:
     host, port = http.address
     token = http.token if http.token_file else None
-    guarded = Guard(app, token=token, names=http.names, open_reads=http.is_loopback)
+    guarded = Gate(app, token=token, names=http.names, open_reads=http.is_loopback)
     try:
         listener = bound(host, port)
     except OSError as error:

@@ -12,6 +12,7 @@ from diagnose.engine.state import State
 from diagnose.model.effect import Answered
 from diagnose.model.incident import Incident
 from diagnose.model.knowledge import Knowledge
+from diagnose.model.mark import Mark
 from diagnose.model.observation import Order, OutputScored
 from diagnose.model.text import Lang
 from diagnose.notices.question import Ask, Said
@@ -97,6 +98,18 @@ class House(Protocol):
 
     def news(self, *, state: str, receiver: str, incident: str) -> Sequence[Letterhead]:
         """Say who was told what."""
+        ...
+
+    def marks(self) -> Mapping[str, Mark]:
+        """Return what people said of diagnoses, by incident."""
+        ...
+
+    def mark(self, incident: str, mark: Mark) -> None:
+        """Write down what a person says of one.
+
+        Raises:
+            JournalError: It was not written.
+        """
         ...
 
     async def obey(self, order: Order) -> Answered:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from diagnose.model.incident import State
+from diagnose.model.mark import Mark, Verdict
 from diagnose.model.rule import Severity
 from diagnose.model.text import Lang
 from diagnose.notices.book import Silence
@@ -134,6 +135,19 @@ class NewAck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     by: Who
 
 
+class NewMark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A person says whether the root cause that an incident names is right.
+
+    Attributes:
+        cause: What it was instead: a class of cause.
+    """
+
+    by: Who
+    verdict: Verdict
+    cause: Name = ""
+    note: Why = ""
+
+
 class NewSilence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tell nobody of these; what is empty asks for nothing, all empty is everything.
 
@@ -212,6 +226,7 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True):
         person: It waits for a person.
         acknowledged_by: Who looks after it; empty where nobody said so.
         held: Why nothing is done now, if so: a word; ``held_text`` says it.
+        mark: What a person said of its diagnosis.
     """
 
     id: str
@@ -227,6 +242,7 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True):
     acknowledged_by: str
     held: str
     held_text: str
+    mark: Mark | None
 
 
 class Incidents(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta, timezone
 
 import httpx
@@ -9,6 +10,8 @@ import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from diagnose import journal
+from diagnose.cli.main import main
 from diagnose.model import codec
 from diagnose.model.incident import State as Stands
 from diagnose.model.rule import Severity
@@ -89,7 +92,10 @@ def test_one_incident_is_told_whole_by_the_beginning_of_its_id(tcp):
     assert "Out of memory error on GPU 0" in told["incident"]["evidence"][0]["text"]
     assert tcp.get("/v1/incidents/a").json()["problem"] == "2 incidents begin with 'a'"
     missing = tcp.get("/v1/incidents/zzz")
-    assert (missing.status_code, missing.json()["cure"]) == (404, "See GET /v1/incidents.")
+    assert (missing.status_code, missing.json()["cure"]) == (
+        404,
+        "List them with diagnose incidents, or GET /v1/incidents.",
+    )
 
 
 def test_a_report_is_told_as_the_command_line_does(tcp):
@@ -172,6 +178,41 @@ def test_a_silence_is_made_listed_and_ended_and_an_incident_taken(tcp):
     assert tcp.delete(f"/v1/silences/{made['id']}", params={"by": "mei"}).status_code == 409
     assert tcp.post("/v1/incidents/a1/ack", json={"by": "mei"}).json()["ok"] is True
     assert tcp.get("/v1/incidents/a1").json()["brief"]["acknowledged_by"] == "mei"
+
+
+def test_a_diagnosis_is_marked_and_reports_count_it(here, tcp):
+    marked = "/v1/incidents/b1/mark"
+    said = tcp.post(marked, json={"by": "mei", "verdict": "right"}).json()
+    assert (said["reason"], said["id"]) == ("marked-right", "b1b2c3d4")
+    said = tcp.post(
+        marked, json={"by": "mei", "verdict": "wrong", "cause": "gpu_memory_taken", "note": "a notebook"}
+    ).json()
+    assert said["text"].endswith("marked wrong by mei, it was: GPU memory held by other processes: a notebook")
+    told = tcp.get("/v1/incidents/b1").json()
+    assert told["brief"]["mark"]["cause"] == told["incident"]["mark"]["cause"] == "gpu_memory_taken"
+    period = tcp.get(paths.REPORT).json()["period"]
+    assert (period["right"], period["wrong"], period["mistaken"]) == (0, 1, [["gpu.oom.load", 1]])
+    assert journal.marks(here.folder)["b1b2c3d4"].note == "a notebook"
+    for body, reason in (
+        ({"verdict": "wrong", "cause": "no_such"}, "no-cause"),
+        ({"verdict": "right", "cause": "gpu_lost"}, "cause-of-right"),
+    ):
+        answer = tcp.post(marked, json={"by": "mei", **body})
+        assert (answer.status_code, answer.json()["reason"]) == (409, reason)
+    assert tcp.post("/v1/incidents/zzz/mark", json={"by": "mei", "verdict": "right"}).status_code == 404
+
+
+def test_the_command_line_marks_through_the_daemon_and_shows_it(here, capsys):
+    state = ["--state-dir", str(here.folder)]
+    assert main(["mark", "a2b2", "wrong", "--note", "a full backup", "--lang", "zh", *state]) == 0
+    assert "标记诊断有误: a full backup" in capsys.readouterr().out
+    main(["incidents", "a2b2", "--json", *state])
+    assert json.loads(capsys.readouterr().out)["mark"]["note"] == "a full backup"
+    assert main(["mark", "zzz", "right", *state]) == 2
+    assert (
+        capsys.readouterr().err
+        == "diagnose: no incident 'zzz'. List them with diagnose incidents, or GET /v1/incidents.\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from datetime import timedelta
 
 import msgspec
+import pytest
+from rich.console import Console
 
 from diagnose.model.incident import Entry, State, Try
+from diagnose.model.mark import Mark
 from diagnose.model.rule import Severity
-from diagnose.report import markdown, page, words
+from diagnose.report import markdown, page, terminal, words
 from diagnose.report.build import Scanned, build, encode
 from diagnose.report.period import Times, Tried, summarize
 from diagnose.testing import NOON, finding, incident, knowledge
@@ -57,6 +61,46 @@ def test_notes_do_not_count_and_nothing_is_no_period():
 
 def test_without_a_beginning_the_first_trouble_is_it():
     assert summarize(FOUND, since=None, until=WEEK).since == NOON
+
+
+def test_what_people_say_of_diagnoses_is_counted_and_names_the_rules_that_were_wrong():
+    right, wrong = (Mark(by="mei", at=WEEK, verdict=verdict) for verdict in ("right", "wrong"))
+    period = summarize(FOUND, since=NOON, until=WEEK, marks={"a": right, "c": wrong, "d": wrong, "gone": wrong})
+    assert (period.right, period.wrong, period.mistaken) == (1, 2, (("noisy", 2),))
+    for lang, told, rule in (
+        ("en", ("diagnoses marked by people", "1 right, 2 wrong"), "marked wrong 2 times: look at the rule"),
+        ("zh", ("人工标记的诊断", "正确 1 次，有误 2 次"), "被标记有误 2 次，建议检查该规则"),
+    ):
+        rows = words.period_rows(period, lang)
+        assert told in rows
+        assert ("noisy", rule) in rows
+    assert "diagnoses marked by people" not in dict(words.period_rows(summarize(FOUND, since=NOON, until=WEEK), "en"))
+
+
+@pytest.mark.parametrize(
+    ("lang", "told"),
+    [
+        ("en", "diagnosis marked wrong by mei, it was: GPU memory held by other processes: a notebook"),
+        ("zh", "mei 标记诊断有误，实际原因：显存被其他进程占用: a notebook"),
+    ],
+)
+def test_a_mark_stands_with_its_incident_in_every_format(lang, told):
+    mark = Mark(by="mei", at=WEEK, verdict="wrong", cause="gpu_memory_taken", note="a notebook\x1b[2J <b>")
+    made = build(
+        target="default", generated_at=WEEK, scanned=Scanned(), incidents=[trouble("a", state=State.OPEN)],
+        knowledge=knowledge(), unexplained=(), lang=lang, marks={"a": mark},
+    )  # fmt: skip
+    assert '"verdict": "wrong"' in encode(made)
+    for text in (markdown.render(made, lang=lang), page.render(made, lang=lang), shown(made, lang)):
+        assert told in text
+        assert "\x1b" not in text
+    assert "<b>" not in page.render(made, lang=lang)
+
+
+def shown(report, lang):
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console.print(terminal.render(report, lang=lang, width=200))
+    return console.file.getvalue()
 
 
 def test_the_period_stands_in_every_format():

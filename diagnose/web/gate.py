@@ -27,7 +27,7 @@ _READS = frozenset({"GET", "HEAD"})
 _OWN_SITE = frozenset({"same-origin", "none"})
 
 
-class Guard:
+class Gate:
     """Lets through to ``app`` what may be.
 
     Args:
