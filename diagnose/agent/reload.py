@@ -183,6 +183,12 @@ def _place(rules: Sequence[str], files: Sequence[Path]) -> tuple[str, int]:
     return "explains", 1
 
 
+def not_yet() -> None:
+    """Survive a SIGHUP that comes before anybody watches: the rules were just read. No child inherits that."""
+    if not _in_terminal():
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+
+
 def _in_terminal() -> bool:
     try:
         return os.isatty(0)

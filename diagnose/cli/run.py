@@ -75,6 +75,9 @@ def supervise(daemon: Daemon) -> None:
     """Run the daemon until SIGINT or SIGTERM."""
     import anyio
 
+    from diagnose.agent import reload
+
+    reload.not_yet()
     anyio.run(daemon.run)
 
 

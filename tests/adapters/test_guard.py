@@ -84,20 +84,20 @@ def test_what_works_again_is_told_and_a_relapse_waits_longer(caplog):
 @pytest.mark.timeout(20)
 def test_a_task_that_ends_is_told_started_again_and_told_of_when_it_stays(caplog):
     clock = Hands(NOON)
-    guard, begun = Guard(["t"], clock), []
+    guard, begun, third = Guard(["t"], clock), [], anyio.Event()
 
     async def work():
         begun.append(anyio.current_time())
         if len(begun) == 1:
             raise FULL
         if len(begun) > 2:
+            third.set()
             await anyio.sleep_forever()
 
     async def life():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(guard.keep, "api", work)
-            while len(begun) < 3:
-                await anyio.sleep(0.01)
+            await third.wait()
             told = guard.news(clock.now())
             clock.at += timedelta(seconds=4)
             early = guard.news(clock.now())
