@@ -138,6 +138,7 @@ class Session:
         self._kept_place: Place | None = None
         self._asked_at: datetime | None = None
         self._behind = 0
+        self._early: list[LogLines | SourceSilent] = []
         self.lookout = Lookout(self.state_dir)
         self.guard = Guard((self.name,), self.clock)
 
@@ -259,7 +260,8 @@ class Session:
             positions=positions,
             from_start=new,
         )
-        self.tail.poll(self.clock.now())
+        self.tail.generation = 0 if new else self.server.generation  # what waits was written by the server before
+        self._early = self.tail.poll(self.clock.now())
         model = Path(spec.cwd) / settings.model_path(spec, config_values(spec))
         places = {"logs": Path(settings.log_dir(spec, os.environ)), "state": self.state_dir}
         self.host = HostSense(self.name, places | ({"model": model} if model.exists() else {}))
@@ -441,7 +443,8 @@ class Session:
         if self.tail is None:
             return []
         told: list[Observation] = []
-        for piece in self.tail.poll(now):
+        early, self._early = self._early, []
+        for piece in (*early, *self.tail.poll(now)):
             if isinstance(piece, LogLines):
                 self.read_lines += piece.data.count(b"\n")
                 told += self._matched(piece)
