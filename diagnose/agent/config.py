@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -11,6 +12,8 @@ from diagnose.model.text import Duration
 from diagnose.notices.config import Alerts
 from diagnose.sources.http import PROMPT
 from diagnose.web.place import Http
+
+_UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@\\-]*\.service")
 
 
 class TargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,6 +25,8 @@ class TargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         env: Variables on top of the daemon's own.
         cwd: Working directory; the daemon's own where not given.
         attach: Port or process id of a server that already runs, instead of a command.
+        unit: The systemd unit that the server runs in, instead of a command, e.g. ``fastdeploy@ernie.service``.
+        systemctl: How systemd is spoken to, where it is another program than this, or needs one in front.
         log_dir: Where its logs are, if not where the command says (``FD_LOG_DIR``, else ``log``).
     """
 
@@ -30,11 +35,15 @@ class TargetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     env: Mapping[str, str] = {}
     cwd: str = ""
     attach: int | None = None
+    unit: str = ""
+    systemctl: tuple[str, ...] = ("systemctl",)
     log_dir: str = ""
 
     def __post_init__(self) -> None:
-        if bool(self.command) == (self.attach is not None):
-            raise ValueError("a target has either a command, or a port or pid to attach to")
+        if [bool(self.command), self.attach is not None, bool(self.unit)].count(True) != 1:
+            raise ValueError("a target has either a command, or a port or pid to attach to, or a unit")
+        if self.unit and not _UNIT.fullmatch(self.unit):
+            raise ValueError(f"{self.unit!r} is no service unit: write it as fastdeploy@NAME.service")
 
 
 class Probes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,6 +17,7 @@ import msgspec
 
 from diagnose.agent.config import Config
 from diagnose.agent.guard import Guard, reason_of
+from diagnose.agent.manager import Manager
 from diagnose.agent.reload import Reload
 from diagnose.agent.session import Session
 from diagnose.agent.vitals import Pulse
@@ -47,6 +48,8 @@ _SPOILT_MOST = 3
 
 _THINK_EVERY = timedelta(milliseconds=500)
 _PRUNE_EVERY = timedelta(hours=1)
+_ENDING = timedelta(seconds=90)
+"""How long the end of a server takes at most, after its grace: what is killed, and its GPU memory."""
 
 _NOT_WRITTEN = "not done: the intent could not be written to the journal. Make room on its disk."
 """What cannot be written down is not done: after a crash nobody would know of it."""
@@ -83,6 +86,7 @@ class Daemon:
         reload: Brings changed rules into force.
         door: Lets in what people ask for, and what gateways tell, until cancelled.
         alerts: Tells people; ``None`` where there is nobody to tell.
+        manager: Is told that the daemon is ready, and that its loop turns.
     """
 
     def __init__(
@@ -98,10 +102,12 @@ class Daemon:
         reload: Reload | None = None,
         door: Door | None = None,
         alerts: Alerting | None = None,
+        manager: Manager | None = None,
     ) -> None:
         self.config, self.knowledge, self.journal = config, knowledge, journal
         self.sessions, self.clock, self.watcher = sessions, clock, watcher
         self.stop_servers, self.reload, self.door, self.alerts = stop_servers, reload, door, alerts
+        self.manager = manager or Manager()
         self.state = journal.state()
         self.pulse = Pulse()
         self._inbox: list[Observation] = []
@@ -133,6 +139,7 @@ class Daemon:
             self._keep_at_work(tasks)
             async with anyio.create_task_group() as hands:  # its end waits for what is being done
                 await self._take_turns(hands)
+                self.manager.stopping(self.config.grace + _ENDING if self.stop_servers else None)
             if self.stop_servers:
                 for session in self.sessions.values():
                     await anyio.to_thread.run_sync(session.stop_server)
@@ -145,12 +152,14 @@ class Daemon:
         while not self._stop.is_set():
             with self.pulse.beat():
                 self._turn(hands)
+            self.manager.turned(self.state)
             busy = any(session.busy for session in self.sessions.values())
             await anyio.sleep(_BUSY if busy else _IDLE)
 
     def _begin(self, kept: Mapping[str, bytes]) -> None:
         """Find or start all servers."""
         for name, session in self.sessions.items():
+            self.manager.extend(self.config.grace + _ENDING)
             cut_short = [one for one in self.state.intents.values() if one.target == name]
             try:
                 session.begin(self.state.targets.get(name, Target(name=name)), kept, cut_short)

@@ -6,6 +6,7 @@ has changed and come to rest is read, and its matcher made, in a thread; it come
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -28,6 +29,8 @@ SOURCE = "rules"
 """The source of the `SourceSilent` that tells of a rule base that cannot come into force."""
 
 _EVERY = timedelta(seconds=3)
+
+Around = Callable[[], contextlib.AbstractContextManager[object]]
 
 
 class Keeper(Protocol):
@@ -57,6 +60,7 @@ class Reload:
         began: The state that the knowledge in force was made of.
         every: Between two looks. A change must have stood for one of them: files are written piece by piece.
         signals: Look at once on SIGHUP. In a terminal that signal means that the terminal has gone.
+        around: Is entered while a look that was asked for goes on.
     """
 
     def __init__(
@@ -67,11 +71,12 @@ class Reload:
         began: str,
         every: timedelta = _EVERY,
         signals: Callable[[], bool] = lambda: not _in_terminal(),
+        around: Around = contextlib.nullcontext,
     ) -> None:
         self._state, self._read, self._every = state, read, every
         self._seen = self._judged = began
         self._told = ""
-        self._signals = signals
+        self._signals, self._around = signals, around
         self._asked = anyio.Event()
 
     def now(self) -> None:
@@ -87,7 +92,8 @@ class Reload:
                 with anyio.move_on_after(self._every.total_seconds()):
                     await self._asked.wait()
                 asked, self._asked = self._asked.is_set(), anyio.Event()
-                await self.look(keeper, at_once=asked)
+                with self._around() if asked else contextlib.nullcontext():
+                    await self.look(keeper, at_once=asked)
 
     async def look(self, keeper: Keeper, *, at_once: bool = False) -> None:
         """Look once; what has changed since the look before last, and not since the last, is judged.
@@ -128,11 +134,14 @@ class Reload:
             keeper.tell_silent(SOURCE, f"the changed rules are not in force, those before are: {reason}")
 
 
-def of_folders(folders: Sequence[Path], overrides: Overrides | None, *, began: str) -> Reload:
+def of_folders(
+    folders: Sequence[Path], overrides: Overrides | None, *, began: str, around: Around = contextlib.nullcontext
+) -> Reload:
     """Watch the shipped folders, this host's and these.
 
     Args:
         began: The digest of the knowledge in force.
+        around: Is entered while a look that was asked for goes on.
     """
 
     def state() -> str:
@@ -146,7 +155,7 @@ def of_folders(folders: Sequence[Path], overrides: Overrides | None, *, began: s
         refuse_circles(knowledge, load.files(folders))
         return knowledge, cache.matcher(knowledge)
 
-    return Reload(state, read, began=began)
+    return Reload(state, read, began=began, around=around)
 
 
 def refuse_circles(knowledge: Knowledge, files: Sequence[Path]) -> None:

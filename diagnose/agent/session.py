@@ -70,6 +70,9 @@ _ASK_EVERY = timedelta(milliseconds=90)
 _CARDS_WAIT = timedelta(seconds=10)
 """How long looking around waits for cards that do not answer."""
 
+_AS_IT_IS = LaunchSpec(argv=())
+"""The command of a unit is its own."""
+
 _SAMPLE_STARTING, _SAMPLE_READY = timedelta(seconds=1), timedelta(seconds=10)
 
 
@@ -100,6 +103,7 @@ class Session:
     _news: list[Observation] = field(default_factory=list)
     _sampled: datetime | None = None
     _ended: int = 0
+    _acting: bool = False
     _kept_positions: tuple[Position, ...] = ()
     _to_look: tuple[Handle, bool, datetime] | None = None
     _looked: int = 0
@@ -170,10 +174,17 @@ class Session:
         how: Literal["adopted", "attached", "spawned"]
         if found:
             how = "adopted"
-            self.desired = target.desired or found.spec
+            self.desired = self.controller.wish(found) or target.desired or found.spec
             self._watch(found.spec, kept, new=False)
             self._taken(found, how)
             self._note_unused(self._unused(found, self.desired))
+        elif self.config.unit:
+            how = "spawned"
+            found = self.controller.start(self.name, target.generation + 1, _AS_IT_IS, run_dir="")
+            self.desired = self.controller.wish(found)
+            self._watch(found.spec, kept, new=False)
+            self._taken(found, how)
+            self._note_unused(None)
         elif self.config.attach is not None:
             how = "attached"
             found = self._attach(target.generation + 1)
@@ -191,6 +202,8 @@ class Session:
 
     def _unused(self, found: Handle, runs: LaunchSpec) -> Unused | None:
         """Say what was given and is not what runs: the server that runs is taken over as it is."""
+        if self.config.unit:
+            return None
         if self.config.attach is not None:
             pids = frozenset(one.pid for one in self.controller.tree(found))
             return given.unused_attach(self.config.attach, found, pids)
@@ -283,7 +296,9 @@ class Session:
         port = settings.metrics_port(spec, config=flags)
         self.metrics = MetricsSense(target=self.name, urls=urls_of(base, port, given=named))
 
-    def _taken(self, handle: Handle, how: Literal["adopted", "attached"]) -> None:
+    def _taken(self, handle: Handle, how: Literal["adopted", "attached", "spawned"]) -> None:
+        if not handle.generation:  # somebody else started it, we know not how often
+            handle = msgspec.structs.replace(handle, generation=self.server.generation + 1)
         self.server.handle, self.server.generation = handle, handle.generation
         self._note(handle, how)
 
@@ -333,7 +348,8 @@ class Session:
 
     def _told_beside_logs(self, now: datetime, every: timedelta) -> list[Observation]:
         ask = self.guard.ask
-        told = ask("kernel", now, lambda: self._kernel_lines(now))
+        told = ask("successor", now, self._take_successor)
+        told += ask("kernel", now, lambda: self._kernel_lines(now))
         told += self.lookout.news()
         told += ask("processes", now, lambda: self._processes(now, every))
         told += ask("gpu", now, lambda: self._cards_told(now, every))
@@ -377,6 +393,19 @@ class Session:
             *(self.sense.measure(now) if self.sense else []),
             *self._lag(now),
         ]
+
+    def _take_successor(self) -> Sequence[Observation]:
+        """Take over what somebody else started where our server was; not while our own hands are at it."""
+        handle = self.server.handle
+        if handle is None or self._acting or self._ended != handle.generation:
+            return []
+        with contextlib.suppress(ControllerError):  # who cannot be asked now is asked again
+            found = self.controller.successor(handle)
+            if found:
+                self.desired = self.controller.wish(found)
+                self._point_probes(found.spec)
+                self._taken(found, "attached")
+        return []
 
     def _kernel_lines(self, now: datetime) -> list[Observation]:
         """Tell what the kernel says of our processes and cards, or of nobody by name."""
@@ -519,7 +548,11 @@ class Session:
 
     def perform(self, intent: Intent) -> Outcome:
         """Carry out an intent; blocks as long as it takes."""
-        return self.hands.perform(intent)
+        self._acting = True
+        try:
+            return self.hands.perform(intent)
+        finally:
+            self._acting = False
 
     def recover(self, intent: Intent) -> Outcome:
         """Say how an intent went whose outcome a daemon before us did not live to write down.

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diagnose.agent import lock, reload
+from diagnose.agent import lock, manager, reload
 from diagnose.agent.clock import SteadyClock
-from diagnose.agent.config import Config
+from diagnose.agent.config import Config, TargetConfig
 from diagnose.agent.given import Unused
 from diagnose.agent.house import House
 from diagnose.agent.loop import Daemon, Watcher
@@ -19,6 +19,7 @@ from diagnose.agent.session import Session
 from diagnose.agent.vitals import Tally
 from diagnose.catalog import cache, load
 from diagnose.controllers.process import ProcessController
+from diagnose.controllers.systemd import SystemdController
 from diagnose.engine.state import State
 from diagnose.journal import Journal
 from diagnose.model.effect import Effect
@@ -52,16 +53,19 @@ def daemon(
     *,
     watcher: Watcher,
     stop_servers: bool = False,
+    ready_when: manager.ReadyWhen = "watching",
     tell: Callable[[Unused], None] = lambda _unused: None,
 ) -> Iterator[Daemon]:
     """Put the daemon together; its journal is closed and its lock let go in the end.
 
     Args:
+        ready_when: When the service manager is told that the daemon is ready.
         tell: Is told of a command or port that was given for a server that runs otherwise.
 
     Raises:
         DiagnoseError: Something of it cannot be used; the message ends in the cure.
     """
+    told = manager.of_environment(os.environ, ready_when)
     knowledge = knowledge_of(config)
     matcher = cache.matcher(knowledge)
     gpu = reader_for(os.environ)
@@ -74,7 +78,7 @@ def daemon(
                 grace=config.grace,
                 state_dir=state_dir,
                 matcher=matcher,
-                controller=ProcessController(owner=_owner(state_dir)),
+                controller=_controller(target, state_dir),
                 gpu=gpu,
                 clock=clock,
                 keep=journal.keep,
@@ -99,7 +103,9 @@ def daemon(
                 clock=clock,
                 watcher=watched,
                 stop_servers=stop_servers,
-                reload=reload.of_folders(_folders(config), config.overrides, began=knowledge.digest),
+                reload=reload.of_folders(
+                    _folders(config), config.overrides, began=knowledge.digest, around=told.reloading
+                ),
                 door=lambda mind: door.serve(
                     api.app(House(mind, state_dir, tally)),
                     state_dir,
@@ -107,6 +113,7 @@ def daemon(
                     lambda why: mind.tell_silent("http", why),
                 ),
                 alerts=alerts,
+                manager=told,
             )
         finally:
             for session in sessions.values():
@@ -120,6 +127,12 @@ def _alerting(config: Config, journal: Journal, targets: Iterable[str], clock: C
     from diagnose.agent.alerting import Alerting  # noqa: PLC0415 - templates and senders cost memory
 
     return Alerting(config.alerts, journal, targets=targets, clock=clock)
+
+
+def _controller(target: TargetConfig, state_dir: Path) -> ProcessController:
+    if target.unit:
+        return SystemdController(target.unit, overlays=state_dir / "overlays", systemctl=target.systemctl)
+    return ProcessController(owner=_owner(state_dir))
 
 
 def _owner(state_dir: Path) -> str:

@@ -25,6 +25,7 @@ FAMILIES = (
     "rules",
     "capacity",
     "config",
+    "service",
     "lab",
 )
 """Each is a module of this package with ``add(subparsers)``."""

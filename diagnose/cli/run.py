@@ -36,6 +36,12 @@ def add(subparsers: Any) -> None:
         default="leave",
         help="what happens to the server when this command ends (default: leave it running)",
     )
+    parser.add_argument(
+        "--ready",
+        choices=("watching", "serving"),
+        default="watching",
+        help="when systemd is told that this service is ready: on watch, or the servers up, too (default: watching)",
+    )
     parser.add_argument("server", nargs="*", metavar="-- COMMAND", help="the server's own command")
     add_common(parser, state=True)
     parser.set_defaults(run=run)
@@ -56,7 +62,12 @@ def run(args: argparse.Namespace) -> int:
     narrator = Narrator(console, lang, since=datetime.now(timezone.utc))
     stop = args.on_exit == "stop"
     with wiring.daemon(
-        config, folder, watcher=narrator, stop_servers=stop, tell=lambda unused: warn_of_unused(unused, lang)
+        config,
+        folder,
+        watcher=narrator,
+        stop_servers=stop,
+        ready_when=args.ready,
+        tell=lambda unused: warn_of_unused(unused, lang),
     ) as daemon:
         narrator.remember(daemon.state)
         supervise(daemon)

@@ -74,7 +74,7 @@ class ProcessController:
         console = Path(run_dir) / "console.log"
         child = spawn(spec, console, {**os.environ, **spec.env, MARK: instance})
         self._children[child.pid] = child
-        handle = _handle_of(child.pid, target=target, generation=generation, spec=spec, instance=instance)
+        handle = handle_of(child.pid, target=target, generation=generation, spec=spec, instance=instance)
         return msgspec.structs.replace(handle, ports=ports or ports_of(spec), console=str(console))
 
     def adopt(self, handle: Handle) -> Handle | None:
@@ -100,6 +100,16 @@ class ProcessController:
         instance = self._finder.mark(newest)
         number = instance.rsplit("/", 2)[1]
         return self._taken(newest.pid, target, int(number) if number.isdigit() else 1, "adopted")
+
+    def wish(self, handle: Handle) -> LaunchSpec | None:
+        """Return the operator's command of what runs; ``None`` where only the journal knows it."""
+        del handle
+        return None
+
+    def successor(self, handle: Handle) -> Handle | None:
+        """Return what somebody else started in this server's place; nobody starts a process of ours but us."""
+        del handle
+        return None
 
     def attach(self, *, target: str, port: int | None = None, pid: int | None = None, generation: int = 1) -> Handle:
         """Return a handle for a server that somebody else started: by its HTTP port or a process.
@@ -152,7 +162,7 @@ class ProcessController:
         checked to be the same as was found before a signal goes out.
         """
         began = time.monotonic()
-        drained = _drain(running, drain) if running and self.tree(handle) else None
+        drained = drained_of(running, drain) if running and self.tree(handle) else None
         before = self._all(handle)
         main = [one for one in before if one.role == "main"]
         send(main, signal.SIGTERM)
@@ -166,7 +176,7 @@ class ProcessController:
             ended=tuple(sorted({one.pid for one in before} - killed - {one.pid for one in left})),
             killed=tuple(sorted(killed)),
             left=tuple(one.pid for one in left),
-            gpu_free=_freed(gpu_own_bytes, self._gpu_wait),
+            gpu_free=freed(gpu_own_bytes, self._gpu_wait),
             drained=drained,
             seconds=time.monotonic() - began,
         )
@@ -233,7 +243,7 @@ class ProcessController:
         environ = procfs.environ(pid)
         spec = LaunchSpec(argv=procfs.cmdline(pid), env=differing(environ), cwd=procfs.link(pid, "cwd") or "/")
         mark = environ.get(MARK, "")
-        handle = _handle_of(pid, target=target, generation=generation, spec=spec, instance=mark)
+        handle = handle_of(pid, target=target, generation=generation, spec=spec, instance=mark)
         output = procfs.link(pid, "fd/1")
         console = output if Path(output).is_file() else ""
         return msgspec.structs.replace(handle, ports=ports_of(spec), console=console, how=how)
@@ -270,7 +280,12 @@ def ports_of(spec: LaunchSpec) -> Ports:
         return Ports()
 
 
-def _handle_of(pid: int, *, target: str, generation: int, spec: LaunchSpec, instance: str) -> Handle:
+def handle_of(pid: int, *, target: str, generation: int, spec: LaunchSpec, instance: str) -> Handle:
+    """Make the handle of a process that runs.
+
+    Raises:
+        ControllerError: It is gone.
+    """
     found = procfs.stat(pid)
     if found is None:
         raise ControllerError(f"process {pid} is gone. Look for the server again.")
@@ -286,7 +301,8 @@ def _handle_of(pid: int, *, target: str, generation: int, spec: LaunchSpec, inst
     )
 
 
-def _drain(running: Callable[[], int | None], drain: timedelta) -> bool | None:
+def drained_of(running: Callable[[], int | None], drain: timedelta) -> bool | None:
+    """Wait until no request is in flight, and say whether that was so; ``None`` where nobody can tell."""
     deadline = time.monotonic() + drain.total_seconds()
     count = running()
     while count and time.monotonic() < deadline:
@@ -295,7 +311,8 @@ def _drain(running: Callable[[], int | None], drain: timedelta) -> bool | None:
     return None if count is None else count == 0
 
 
-def _freed(own_bytes: Callable[[], int | None] | None, wait: timedelta) -> bool | None:
+def freed(own_bytes: Callable[[], int | None] | None, wait: timedelta) -> bool | None:
+    """Wait until no GPU memory is held, and say whether that is so; ``None`` where nobody can tell."""
     if own_bytes is None:
         return None
     deadline = time.monotonic() + wait.total_seconds()

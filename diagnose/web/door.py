@@ -80,7 +80,8 @@ def listening(folder: Path) -> Iterator[socket.socket]:
         with contextlib.suppress(FileNotFoundError):
             Path(path).unlink()  # of a daemon that was killed: the folder has one daemon at a time
         listener.bind(path)
-        Path(path).chmod(0o600)
+        Path(path).chmod(0o660)  # the folder says who comes this far; its group are the operators
+        listener.listen()
         try:
             yield listener
         finally:

@@ -135,7 +135,7 @@ def test_orders_nobody_can_carry_out_are_refused_in_one_line_with_a_cure(site):
         assert client.post("/v1/orders", content=b"{", headers=JSON).status_code == 422
         assert client.post("/v1/orders", content=b"x" * 100_000, headers=JSON).status_code == 413
         assert client.post("/v1/orders", json={"target": "x", "kind": "pause", "by": "me"}).status_code == 404
-    assert (here.state / NAME).stat().st_mode & 0o777 == 0o600
+    assert (here.state / NAME).stat().st_mode & 0o777 == 0o660
     here.stop(daemon)
     assert not (here.state / NAME).exists()
     status, words = say(here, "pause")
