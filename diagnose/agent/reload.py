@@ -19,7 +19,7 @@ from typing import Protocol
 import anyio
 import anyio.to_thread
 
-from diagnose.catalog import cache, check, load
+from diagnose.catalog import cache, check, load, trust
 from diagnose.catalog.load import Overrides
 from diagnose.engine.match import Matcher
 from diagnose.errors import ConfigError, DiagnoseError, RuleFileError
@@ -151,6 +151,7 @@ def of_folders(
             return str(error)
 
     def read() -> tuple[Knowledge, Matcher]:
+        trust.refuse_others(load.site_files(folders))
         knowledge = load.load(folders, overrides)
         refuse_circles(knowledge, load.files(folders))
         return knowledge, cache.matcher(knowledge)

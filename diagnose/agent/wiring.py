@@ -17,7 +17,7 @@ from diagnose.agent.house import House
 from diagnose.agent.loop import Daemon, Watcher
 from diagnose.agent.session import Session
 from diagnose.agent.vitals import Tally
-from diagnose.catalog import cache, load
+from diagnose.catalog import cache, load, trust
 from diagnose.controllers.process import ProcessController
 from diagnose.controllers.systemd import SystemdController
 from diagnose.engine.state import State
@@ -66,10 +66,12 @@ def daemon(
         DiagnoseError: Something of it cannot be used; the message ends in the cure.
     """
     told = manager.of_environment(os.environ, ready_when)
+    folders = _folders(config)
+    trust.refuse_others(load.site_files(folders))
     knowledge = knowledge_of(config)
     matcher = cache.matcher(knowledge)
     gpu = reader_for(os.environ)
-    with lock.only_one(state_dir), contextlib.closing(Journal(state_dir)) as journal:
+    with _private_files() as umask, lock.only_one(state_dir), contextlib.closing(Journal(state_dir)) as journal:
         clock = SteadyClock(journal.last())
         sessions = {
             target.name: Session(
@@ -78,7 +80,7 @@ def daemon(
                 grace=config.grace,
                 state_dir=state_dir,
                 matcher=matcher,
-                controller=_controller(target, state_dir),
+                controller=_controller(target, state_dir, umask),
                 gpu=gpu,
                 clock=clock,
                 keep=journal.keep,
@@ -103,9 +105,7 @@ def daemon(
                 clock=clock,
                 watcher=watched,
                 stop_servers=stop_servers,
-                reload=reload.of_folders(
-                    _folders(config), config.overrides, began=knowledge.digest, around=told.reloading
-                ),
+                reload=reload.of_folders(folders, config.overrides, began=knowledge.digest, around=told.reloading),
                 door=lambda mind: door.serve(
                     api.app(House(mind, state_dir, tally)),
                     state_dir,
@@ -120,6 +120,16 @@ def daemon(
                 session.close()
 
 
+@contextlib.contextmanager
+def _private_files() -> Iterator[int]:
+    """Let nobody else read what is written meanwhile; gives what held before, for the servers."""
+    before = os.umask(0o077)
+    try:
+        yield before
+    finally:
+        os.umask(before)
+
+
 def _alerting(config: Config, journal: Journal, targets: Iterable[str], clock: Clock) -> Alerting | None:
     """Make the alert path; a daemon that has nobody to tell loads nothing of it."""
     if not config.alerts.receivers:
@@ -129,10 +139,10 @@ def _alerting(config: Config, journal: Journal, targets: Iterable[str], clock: C
     return Alerting(config.alerts, journal, targets=targets, clock=clock)
 
 
-def _controller(target: TargetConfig, state_dir: Path) -> ProcessController:
+def _controller(target: TargetConfig, state_dir: Path, umask: int) -> ProcessController:
     if target.unit:
         return SystemdController(target.unit, overlays=state_dir / "overlays", systemctl=target.systemctl)
-    return ProcessController(owner=_owner(state_dir))
+    return ProcessController(owner=_owner(state_dir), umask=umask)
 
 
 def _owner(state_dir: Path) -> str:

@@ -69,8 +69,16 @@ def files(folders: Sequence[Path] = (), host: Sequence[Path] = HOST_FOLDERS) -> 
     Raises:
         ConfigError: A folder is not there.
     """
-    there = [folder for folder in host if folder.is_dir()]
-    return list(_files([shipped("rules"), shipped("remedies"), *there, *folders]))
+    return [*_files([shipped("rules"), shipped("remedies")]), *site_files(folders, host)]
+
+
+def site_files(folders: Sequence[Path] = (), host: Sequence[Path] = HOST_FOLDERS) -> list[Path]:
+    """List those of `files` that a site wrote: all but the shipped ones.
+
+    Raises:
+        ConfigError: A folder is not there.
+    """
+    return list(_files([*[folder for folder in host if folder.is_dir()], *folders]))
 
 
 def digest(folders: Sequence[Path] = (), overrides: Overrides | None = None) -> str:

@@ -26,11 +26,13 @@ def run_check(args: argparse.Namespace) -> int:
     """Read the file and the rules that it names, and say what is wrong in the words of the command line."""
     from diagnose.agent import wiring
     from diagnose.agent.config import Config
+    from diagnose.catalog import load, trust
     from diagnose.catalog.load import read_config
     from diagnose.launch.flags import imaginary
     from diagnose.launch.spec import fastdeploy_part
 
     config = read_config(Path(args.file), Config)
+    trust.refuse_others([Path(args.file), *load.site_files([Path(one) for one in (*config.rules, *config.remedies)])])
     knowledge = wiring.knowledge_of(config)
     for receiver in config.alerts.receivers:
         from diagnose.receivers import make

@@ -101,9 +101,12 @@ def configuration(args: argparse.Namespace) -> Config:
     import msgspec
 
     from diagnose.agent.config import Config, TargetConfig
+    from diagnose.catalog import trust
     from diagnose.catalog.load import read_config
     from diagnose.model.remedy import Mode
 
+    if args.config:
+        trust.refuse_others([Path(args.config)])
     config = read_config(Path(args.config), Config) if args.config else Config()
     command = tuple(args.server)
     if command or args.attach is not None:

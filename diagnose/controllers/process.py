@@ -43,6 +43,7 @@ class ProcessController:
         owner: Whose servers these are; `find` sees no others.
         shm, tmp: Where servers leave shared memory and locks.
         gpu_wait: How long to wait for GPU memory after the last process has gone.
+        umask: Of the servers that are started; ours where negative.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class ProcessController:
         shm: Path = SHM,
         tmp: Path = TMP,
         gpu_wait: timedelta = timedelta(seconds=60),
+        umask: int = -1,
     ) -> None:
-        self._owner = owner
+        self._owner, self._umask = owner, umask
         self._shm, self._tmp, self._gpu_wait = shm, tmp, gpu_wait
         self._finder = TreeFinder()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
@@ -72,7 +74,7 @@ class ProcessController:
         """
         instance = f"{self._owner}:{target}/{generation}/{uuid.uuid4().hex[:12]}"
         console = Path(run_dir) / "console.log"
-        child = spawn(spec, console, {**os.environ, **spec.env, MARK: instance})
+        child = spawn(spec, console, {**os.environ, **spec.env, MARK: instance}, umask=self._umask)
         self._children[child.pid] = child
         handle = handle_of(child.pid, target=target, generation=generation, spec=spec, instance=instance)
         return msgspec.structs.replace(handle, ports=ports or ports_of(spec), console=str(console))

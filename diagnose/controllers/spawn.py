@@ -14,8 +14,11 @@ from diagnose.model.launch import LaunchSpec
 from diagnose.ports import Member
 
 
-def spawn(spec: LaunchSpec, console: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def spawn(spec: LaunchSpec, console: Path, env: Mapping[str, str], *, umask: int = -1) -> subprocess.Popen[bytes]:
     """Start a command in its own session, its output appended to a file.
+
+    Args:
+        umask: Of the command; ours where negative.
 
     Raises:
         ControllerError: It could not be started.
@@ -24,7 +27,7 @@ def spawn(spec: LaunchSpec, console: Path, env: Mapping[str, str]) -> subprocess
         raise ControllerError("there is no command to start. Give one behind --.")
     try:
         console.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        descriptor = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ControllerError(f"{console} cannot be written: {error.strerror}. Name a run_dir that can.") from error
     try:
@@ -36,6 +39,7 @@ def spawn(spec: LaunchSpec, console: Path, env: Mapping[str, str]) -> subprocess
             stdout=descriptor,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=umask,
         )
     except FileNotFoundError as error:
         if not Path(spec.cwd).is_dir():
