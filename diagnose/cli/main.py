@@ -26,6 +26,7 @@ FAMILIES = (
     "capacity",
     "config",
     "service",
+    "init",
     "lab",
 )
 """Each is a module of this package with ``add(subparsers)``."""

@@ -10,13 +10,15 @@ import psutil
 from diagnose.controllers import procfs
 from diagnose.controllers.tree import MARK
 from diagnose.errors import ConfigError, ControllerError
+from diagnose.launch import settings
 from diagnose.launch.spec import fastdeploy_part
+from diagnose.model.launch import LaunchSpec
 
 _OWN_VARIABLES = frozenset({MARK, "_", "OLDPWD", "PWD", "SHLVL", "PROMETHEUS_MULTIPROC_DIR"})
 
 
 def listener(port: int | None) -> int:
-    """Return a process that listens on a port.
+    """Return a process that listens on a port, or will once its model is loaded.
 
     Raises:
         ControllerError: Nobody does, or it may not be seen who.
@@ -35,7 +37,23 @@ def listener(port: int | None) -> int:
         raise ControllerError(
             f"the server on port {port} belongs to another user. Run diagnose as that user or as root."
         )
-    raise ControllerError(f"nobody listens on port {port}. While a model loads the port is closed: give the pid.")
+    if port is not None and (pid := starting_on(port)) is not None:
+        return pid
+    raise ControllerError(f"nobody listens on port {port}, and no server is starting that will. Start it first.")
+
+
+def starting_on(port: int) -> int | None:
+    """Return the main process of a server that will listen on a port: it does so only once its model is loaded."""
+    fitting = [one for one in procfs.processes() if one.alive and _will_listen(procfs.cmdline(one.pid), port)]
+    pids = {one.pid for one in fitting}
+    return next((one.pid for one in fitting if one.ppid not in pids), None)
+
+
+def _will_listen(command: tuple[str, ...], port: int) -> bool:
+    try:
+        return settings.http_port(LaunchSpec(argv=command)) == port
+    except ConfigError:
+        return False
 
 
 def main_of(pid: int) -> int:

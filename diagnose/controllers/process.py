@@ -34,6 +34,7 @@ _TERM_SECONDS = 5.0
 _KILL_SECONDS = 10.0
 _GRACE = timedelta(seconds=30)
 _NOTHING = timedelta(0)
+_SUCCESSOR_EVERY = 1.0
 
 
 class ProcessController:
@@ -58,6 +59,7 @@ class ProcessController:
         self._owner, self._umask = owner, umask
         self._shm, self._tmp, self._gpu_wait = shm, tmp, gpu_wait
         self._finder = TreeFinder()
+        self._looked = float("-inf")
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._exits: dict[tuple[int, int], Exit] = {}
 
@@ -109,9 +111,24 @@ class ProcessController:
         return None
 
     def successor(self, handle: Handle) -> Handle | None:
-        """Return what somebody else started in this server's place; nobody starts a process of ours but us."""
-        del handle
-        return None
+        """Return what somebody else started in the place of this server that has ended, as generation 0.
+
+        Of one that is ours there is none: nobody starts it but us.
+        """
+        if handle.instance or handle.ports.http is None or not self._due():
+            return None
+        try:
+            found = self.attach(target=handle.target, port=handle.ports.http, generation=0)
+        except ControllerError:
+            return None
+        return found if (found.pid, found.ticks) != (handle.pid, handle.ticks) else None
+
+    def _due(self) -> bool:
+        """Say whether it is time to look for a successor again."""
+        now = time.monotonic()
+        due = now - self._looked >= _SUCCESSOR_EVERY
+        self._looked = now if due else self._looked
+        return due
 
     def attach(self, *, target: str, port: int | None = None, pid: int | None = None, generation: int = 1) -> Handle:
         """Return a handle for a server that somebody else started: by its HTTP port or a process.

@@ -31,7 +31,6 @@ _ASK_SECONDS = 10.0
 _EXEC_SECONDS = 15.0
 _STOP_SECONDS = 900.0
 _LOOK_SECONDS = 0.05
-_SUCCESSOR_EVERY = 1.0
 _RUNS, _CLD_EXITED = "0", "1"
 _GRACE = timedelta(seconds=30)
 _NOTHING = timedelta(0)
@@ -55,7 +54,6 @@ class SystemdController(ProcessController):
     ) -> None:
         super().__init__(gpu_wait=gpu_wait or timedelta(seconds=60))
         self._unit, self._overlays, self._systemctl = unit, overlays, tuple(systemctl)
-        self._looked = float("-inf")
         self._wish: tuple[str, ...] = ()
 
     @property
@@ -93,11 +91,7 @@ class SystemdController(ProcessController):
 
     def successor(self, handle: Handle) -> Handle | None:
         """Return what the unit runs where this server has ended and somebody else started it anew."""
-        now = time.monotonic()
-        if now - self._looked < _SUCCESSOR_EVERY:
-            return None
-        self._looked = now
-        found = self.find(handle.target)
+        found = self.find(handle.target) if self._due() else None
         return found if found and found.instance != handle.instance else None
 
     def wish(self, handle: Handle) -> LaunchSpec:

@@ -316,7 +316,7 @@ def test_a_running_server_is_attached_by_port_or_by_any_of_its_processes(control
 def test_what_is_no_server_is_not_attached(controller):
     with pytest.raises(ControllerError, match="no FastDeploy server"):
         controller.attach(target="t", pid=os.getpid())
-    with pytest.raises(ControllerError, match="give the pid"):
+    with pytest.raises(ControllerError, match="Start it first"):
         controller.attach(target="t", port=free_port())
 
 

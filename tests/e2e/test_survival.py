@@ -185,3 +185,34 @@ def test_with_on_exit_stop_the_server_ends_with_the_daemon(site):
     assert here.stop(daemon) == 0
     assert not here.processes()
     assert not here.snapshot().incidents, "an end on purpose is no trouble"
+
+
+def test_a_server_is_attached_to_while_its_model_still_loads(site):
+    here = site(gpu_gib=8, load_seconds=4)
+    server = here.launch(*FITS)
+    here.daemon(attach=here.port)
+    here.wait_phase("starting")
+    assert not here.answers(), "its port is closed yet"
+    here.wait_phase("ready")
+    assert here.target().pid == server.pid
+    server.terminate()
+    server.wait(15)
+
+
+def test_an_attached_server_that_its_owner_starts_anew_is_taken_over(site):
+    here = site(gpu_gib=8, mode="observe")
+    first = here.launch(*FITS)
+    daemon = here.daemon(attach=here.port)
+    here.wait_phase("ready")
+    first.terminate()
+    first.wait(15)
+    here.wait_phase("failed")
+    second = here.launch("--max-model-len", "4096")
+    here.wait_phase("ready", generation=2)
+    target = here.target()
+    assert (target.pid, target.overlays) == (second.pid, ())
+    assert "4096" in target.desired.argv
+    here.stop(daemon)
+    assert began(here.turns()) == ["attached", "attached"]
+    second.terminate()
+    second.wait(15)
