@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test check audit format clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,11 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/audit.py
+
+# What runs with us, and what is known against it (build/sbom.cdx.json); check does it, too.
+audit: install
+	$(BIN)/python tools/audit.py
 
 format: install
 	$(BIN)/ruff format .
