@@ -344,7 +344,7 @@ class _Reader:
         if above.record is None:
             return above.lost or self.lines.stream in {"data", "api", "access"}
         if above.record.level in _GRAVE:
-            return False
+            return any(stop == len(above.record.text) for _, stop in zones(above.record.text))
         return not above.block or body_of(above.record.text) is not None
 
     def _date(self, line: Line, above: _Above | None, stop: int, *, begins: bool) -> tuple[datetime, bool]:

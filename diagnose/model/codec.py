@@ -41,7 +41,7 @@ def _in_utf8(plain: object) -> object:
         return plain.encode("utf-8", "replace").decode() if not plain.isascii() else plain
     if isinstance(plain, dict):
         return {_in_utf8(name): _in_utf8(one) for name, one in plain.items()}
-    return [_in_utf8(one) for one in plain] if isinstance(plain, list) else plain
+    return [_in_utf8(one) for one in plain] if isinstance(plain, list | tuple) else plain
 
 
 def decode(data: bytes, kind: type[T]) -> T:

@@ -47,6 +47,10 @@ PLACES = {
     "a completion": ("api", lambda text: f'Completion Received request: {{"model":"m","prompt":["{in_json(text)}"]}}'),
     "a stop word": ("api", lambda text: f"Recieve task: { ({'request_id': 'chatcmpl-1', 'stop': text})!r}"),
     "a user, in the id": ("api", lambda text: f"create chat completion request: chatcmpl-{in_line(text)}-{UUID}"),
+    "an id of one's own": ("api", lambda text: f"create chat completion request: chatcmpl-{in_line(text)}"),
+    "an id, in the engine": ("engine", lambda text: f"Cache task with request_id ({in_line(text)})"),
+    "an id, in the processor": ("data", lambda text: f"req_id:{in_line(text)}, text:'hello', tokens: 3"),
+    "a wrong name that goes on below": ("api", lambda text: f"Unsupported model: [{in_line(text).replace(']', '')}"),
     "an answer": ("api", lambda text: f'Chat response: {{"choices":[{{"message":{{"content":"{in_json(text)}"}}}}]}}'),
     "an answer's chunk": (
         "api",

@@ -53,7 +53,7 @@ class Load(threading.Thread):
     def __init__(self, folder, chance):
         super().__init__(name="load")
         self.path, self.chance = folder / "site.log", chance
-        self.count, self.rotations = 0, 0
+        self.count, self.idle, self.rotations = 0, 0, 0
         self._ended = threading.Event()
         folder.mkdir(exist_ok=True)
 
@@ -63,7 +63,8 @@ class Load(threading.Thread):
                 for _ in range(self.chance.randrange(2)):  # so few that the matcher's limit for one read is not met
                     self.count += 1
                     file.write(f"SiteMark: number {self.count} of the load\n")
-                file.write("an idle line of the server\n" * 200)
+                self.idle += 200  # no two lines alike: a file that repeats another one passes for its copy
+                file.writelines(f"idle line {number} of the server\n" for number in range(self.idle - 200, self.idle))
             if self.chance.random() < 0.02:
                 self.rotations += 1
                 self.path.rename(self.path.with_name(f"site.log.{self.rotations}"))

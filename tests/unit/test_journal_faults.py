@@ -155,5 +155,5 @@ def test_a_file_of_a_later_schema_is_refused_with_the_way_back(tmp_path, upgrade
 def test_names_that_are_no_utf8_can_be_written_down(tmp_path):
     with contextlib.closing(Journal(tmp_path)) as book:
         name = b"log/\xff.log".decode(errors="surrogateescape")
-        book.keep("x", codec.encode({"path": name, name: ["显存", name]}))
+        book.keep("x", codec.encode({"path": name, name: ("显存", name)}))
         assert codec.decode(book.kept()["x"], dict) == {"path": "log/?.log", "log/?.log": ["显存", "log/?.log"]}

@@ -152,6 +152,13 @@ def test_a_bare_line_of_a_bad_record_matches(stream, level):
 
 
 @pytest.mark.parametrize("stream", LOGGED)
+def test_a_bare_line_of_a_bad_record_that_ends_in_a_users_text_is_the_users(stream):
+    name = prefixed("ERROR", f"request refused: Unsupported model: [mine\n{OOM}], support [theirs]")
+
+    assert rules_of(f"{name}\n{prefixed('INFO', 'done')}\n", stream) == set()
+
+
+@pytest.mark.parametrize("stream", LOGGED)
 def test_a_traceback_in_a_harmless_record_matches(stream):
     text = prefixed("INFO", "loop ends, Traceback (most recent call last):") + f'\n  File "a.py", line 1\nE: {OOM}\n'
 
