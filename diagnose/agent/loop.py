@@ -39,7 +39,7 @@ from diagnose.ports import Clock
 if TYPE_CHECKING:
     from diagnose.agent.alerting import Alerting  # a daemon that tells nobody need not load it
 
-_BUSY, _IDLE = 0.01, 0.1
+_BUSY, _IDLE = 0.01, 0.2
 _HELD_UP = 1.0
 """Seconds between two turns from which on the daemon itself was held up: by a slow disk, or stopped with its host."""
 

@@ -6,6 +6,7 @@ Nothing depends on it: a folder that cannot be written, or a file that is damage
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import importlib.metadata
 import os
@@ -30,9 +31,17 @@ def matcher(knowledge: Knowledge) -> Matcher:
     database = _read(name)
     zone = datetime.now(timezone.utc).astimezone().tzinfo or timezone.utc
     made = Matcher(knowledge, zone=zone, database=database)
-    if database is None and (dumped := made.dump()):
-        _write(name, dumped)
+    if database is None:
+        if dumped := made.dump():
+            _write(name, dumped)
+        _give_back()
     return made
+
+
+def _give_back() -> None:
+    """Return to the system what compiling took: glibc keeps more than 20 MB of it otherwise."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def knowledge(key: str) -> Knowledge | None:
