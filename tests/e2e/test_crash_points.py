@@ -114,7 +114,7 @@ def after_the_rollback(here):
 def prepared(site, failing, *, spy=False, memory_stays=False, frozen=False):
     """Set a site up such that the step in question takes long enough to be hit."""
     given = dict(failing.site)
-    faults = [*given.pop("faults", ()), *(["zombie-memory:seconds=3#1"] if memory_stays else [])]
+    faults = [*given.pop("faults", ()), *(["zombie-memory:seconds=7#1"] if memory_stays else [])]
     here = site(faults=faults, grace="1s" if frozen else "4s", **given)
     quick = "holds_for: 4s\n  stable_after: 300ms" if failing is ROLLBACK else "holds_for: 1s"
     text = here.config.read_text().replace("holds_for: 1s", quick)
