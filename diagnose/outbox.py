@@ -54,6 +54,19 @@ class Outbox:
             if name in self.health:  # a new start is a new try: the configuration may have been put right
                 self.health[name] = msgspec.structs.replace(health, next=None)
 
+    def join(self, receivers: Iterable[str]) -> None:
+        """Take on receivers; all of them are tried at once, since the configuration may have been put right."""
+        for name in receivers:
+            self.rows.setdefault(name, [])
+            self.health[name] = msgspec.structs.replace(self.health.get(name, Health()), next=None)
+
+    def leave(self, receiver: str, now: datetime) -> None:
+        """Put aside what waits for one that the configuration has no more."""
+        self.rows.pop(receiver, None)
+        self.health.pop(receiver, None)
+        self._unsaved = {name: row for name, row in self._unsaved.items() if row.post.receiver != receiver}
+        self._note(lambda db: _bury_orphans(db, self.rows, now))
+
     def book(self) -> Book:
         """Return the book as it was written last."""
         return self.journal.ask(_book)

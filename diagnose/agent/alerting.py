@@ -19,14 +19,15 @@ from diagnose.model.incident import Incident
 from diagnose.model.knowledge import Knowledge
 from diagnose.notices import asks, decide
 from diagnose.notices.book import Book
-from diagnose.notices.config import Alerts
+from diagnose.notices.config import Alerts, Receiver
 from diagnose.notices.decide import World
 from diagnose.notices.post import Post
 from diagnose.notices.question import Ask, AskAck, AskDrill, AskResend, AskSilence, AskUnsilence, Said
 from diagnose.outbox import Outbox
 from diagnose.ports import Clock
-from diagnose.receivers import make
 from diagnose.receivers.courier import Courier
+from diagnose.receivers.letter import Sender
+from diagnose.receivers.make import Blocking
 
 _LAST_WORDS_S = 3.0
 
@@ -43,21 +44,25 @@ class _Asked:
         self.given = anyio.Event()
 
 
+Senders = Mapping[str, Sender | Blocking]
+
+
 class Alerting:
     """Decides whom to tell, in the turn that has the news, and sees that they are told.
 
     Args:
         targets: Names of the supervised servers.
+        senders: As `make.senders` makes them of the configuration.
 
     Raises:
-        ConfigError: A receiver cannot be used: a secret, a template or a package is missing.
         JournalError: The outbox cannot be read.
     """
 
-    def __init__(self, config: Alerts, book_of: Journal, *, targets: Iterable[str], clock: Clock) -> None:
+    def __init__(
+        self, config: Alerts, senders: Senders, book_of: Journal, *, targets: Iterable[str], clock: Clock
+    ) -> None:
         self.config, self.clock, self.targets = config, clock, tuple(targets)
         self.host = config.host or socket.gethostname()
-        senders = {one.name: make.sender(one, config) for one in config.receivers}
         self.outbox = Outbox(book_of, senders, clock.now())
         self.book = self._kept = self.outbox.book()
         self._asked: list[_Asked] = []
@@ -66,6 +71,15 @@ class Alerting:
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells whole URLs, and those are secrets
         self._senders = senders
         self._couriers: dict[str, Courier] = {}
+        self._changed = anyio.Event()
+
+    def use(self, config: Alerts, senders: Senders) -> None:
+        """Tell by these from the next turn on; what waits goes on to wait, for receivers that are still there."""
+        self.config, self._senders = config, senders
+        self.host = config.host or socket.gethostname()
+        self.outbox.join(senders)
+        self.book = self.book.changed(self.clock.now())
+        self._changed.set()
 
     def begin(self, state: State, knowledge: Knowledge) -> None:
         """Catch up with what happened while nobody told."""
@@ -106,18 +120,32 @@ class Alerting:
     async def run(self) -> None:
         """Bring messages until cancelled."""
         async with httpx.AsyncClient() as client, anyio.create_task_group() as tasks:
-            for one in self.config.receivers:
-                courier = Courier(
-                    one,
-                    self._senders[one.name],
-                    self.outbox,
-                    self.config,
-                    client=client,
-                    now=self.clock.now,
-                    chance=random.random,
-                )
-                self._couriers[one.name] = courier
-                tasks.start_soon(courier.run)
+            while True:
+                self._changed = anyio.Event()
+                before, self._couriers = self._couriers, {}
+                for one in self.config.receivers:
+                    courier = self._couriers[one.name] = self._courier(one, client)
+                    tasks.start_soon(_succeed, courier, before.pop(one.name, None))
+                for name, gone in before.items():
+                    tasks.start_soon(self._dismiss, name, gone)
+                await self._changed.wait()
+
+    def _courier(self, receiver: Receiver, client: httpx.AsyncClient) -> Courier:
+        return Courier(
+            receiver,
+            self._senders[receiver.name],
+            self.outbox,
+            self.config,
+            client=client,
+            now=self.clock.now,
+            chance=random.random,
+        )
+
+    async def _dismiss(self, name: str, courier: Courier) -> None:
+        """Let a receiver go that the configuration has no more, once what is under way to it has arrived."""
+        await courier.finish()
+        if name not in self._couriers:
+            self.outbox.leave(name, self.clock.now())
 
     async def finish(self) -> None:
         """Begin no more messages, and wait a little for those under way: cut short they would be sent twice."""
@@ -168,3 +196,10 @@ class Alerting:
         for courier in self._couriers.values():
             courier.wake()
         return Said(ok=count > 0, reason="resend" if count else "nothing-to-resend", params={"count": str(count)})
+
+
+async def _succeed(courier: Courier, before: Courier | None) -> None:
+    """Bring messages once the one who did so by an earlier configuration has brought his last."""
+    if before:
+        await before.finish()
+    await courier.run()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
 from diagnose.engine.policy import Policy
+from diagnose.errors import ConfigError
 from diagnose.model.text import Duration
 from diagnose.notices.config import Alerts
 from diagnose.sources.http import PROMPT
@@ -98,3 +99,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         names = [target.name for target in self.targets]
         if len(set(names)) != len(names):
             raise ValueError("two targets have the same name; give each its own")
+
+
+def refuse_unknown_targets(alerts: Alerts, targets: Collection[str], file: str) -> None:
+    """See that what ``alerts:`` names as targets are some: a route to nobody is found when nobody is told.
+
+    Args:
+        targets: The names of the supervised servers.
+        file: Where it is written.
+
+    Raises:
+        ConfigError: One is none.
+    """
+    named = {"routes": alerts.routes, "maintenance": alerts.maintenance}
+    for key, matches in named.items():
+        for number, one in enumerate(matches):
+            if strange := [name for name in one.targets if name not in targets]:
+                raise ConfigError(
+                    f"{file}: alerts.{key}[{number}].targets: {strange[0]!r} is no target. "
+                    f"Write one of: {', '.join(sorted(targets))}."
+                )

@@ -118,6 +118,7 @@ class Daemon:
         self._guard = Guard(sessions, clock)
         self._guards = [self._guard]
         self._journal_silent = False
+        self._tasks: anyio.abc.TaskGroup
         self._turned, self._held_up_at = 0.0, float("-inf")
 
     def stop(self) -> None:
@@ -181,9 +182,15 @@ class Daemon:
             tasks.start_soon(self._guard.keep, "rules", partial(self.reload.watch, self))
         if self.door:
             tasks.start_soon(self._guard.keep, "api", partial(self.door, self))
+        self._tasks = tasks
         if self.alerts:
-            self.alerts.begin(self.state, self.knowledge)
-            tasks.start_soon(self._guard.keep, "alerts", self.alerts.run)
+            self.tell_by(self.alerts)
+
+    def tell_by(self, alerts: Alerting) -> None:
+        """Tell people by this from the next turn on."""
+        self.alerts = alerts
+        alerts.begin(self.state, self.knowledge)
+        self._tasks.start_soon(self._guard.keep, "alerts", alerts.run)
 
     async def obey(self, order: Order) -> Answered:
         """Put a person's order to the mind, and return what became of it; it is in the journal then."""

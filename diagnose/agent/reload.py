@@ -1,7 +1,7 @@
-"""Rules and remedies that change while the daemon runs: good ones come into force, bad ones are told of.
+"""Rules, remedies and who is told change while the daemon runs: good changes come into force, bad ones are told of.
 
-The folders are looked at every few seconds (the states of their files, nothing is read), and at once on SIGHUP. What
-has changed and come to rest is read, and its matcher made, in a thread; it comes into force between two turns.
+The files are looked at every few seconds (their states, nothing is read), and at once on SIGHUP. What has changed and
+come to rest is read, and made ready, in a thread; it comes into force between two turns.
 """
 
 from __future__ import annotations
@@ -10,31 +10,34 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 
+from diagnose.agent.config import Config, refuse_unknown_targets
 from diagnose.catalog import cache, check, load, trust
 from diagnose.catalog.load import Overrides
 from diagnose.engine.match import Matcher
 from diagnose.errors import ConfigError, DiagnoseError, RuleFileError
 from diagnose.model.knowledge import Knowledge
+from diagnose.notices.config import Alerts
 
-SOURCE = "rules"
-"""The source of the `SourceSilent` that tells of a rule base that cannot come into force."""
+RULES, ALERTS = "rules", "alert settings"
+"""The sources of the `SourceSilent` that tells of what cannot come into force."""
 
 _EVERY = timedelta(seconds=3)
+T = TypeVar("T")
 
 Around = Callable[[], contextlib.AbstractContextManager[object]]
 
 
 class Keeper(Protocol):
-    """Who judges by the rules: the daemon."""
+    """Who goes by what is read: the daemon."""
 
     knowledge: Knowledge
 
@@ -51,13 +54,64 @@ class Keeper(Protocol):
         ...
 
 
-class Reload:
-    """Watches the files that a rule base was made of.
+class Part(Generic[T]):
+    """Files that may change, and what is made of them.
 
     Args:
+        source: What they are called where they cannot be used.
         state: Names the present state of the files; quick, as it is asked often.
-        read: Makes knowledge and matcher of them, or says with a `DiagnoseError` why not.
-        began: The state that the knowledge in force was made of.
+        read: Makes of them what is gone by, or says with a `DiagnoseError` why not.
+        use: Brings it into force.
+        began: The state of what is in force.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        state: Callable[[], str],
+        read: Callable[[], T],
+        use: Callable[[Keeper, T], None],
+        *,
+        began: str,
+    ) -> None:
+        self._source, self._state, self._read, self._use = source, state, read, use
+        self._seen = self._judged = began
+        self._told = ""
+
+    async def look(self, keeper: Keeper, *, at_once: bool) -> None:
+        """Look once; see `Reload.look`."""
+        try:
+            seen = await anyio.to_thread.run_sync(self._state)
+        except Exception as error:  # noqa: BLE001 - a folder that cannot be looked at must not end the watch
+            self._refuse(keeper, f"{type(error).__name__}: {error}")
+            return
+        resting, self._seen = at_once or seen == self._seen, seen
+        if not resting or seen == self._judged:
+            return
+        self._judged = seen
+        try:
+            made = await anyio.to_thread.run_sync(self._read)
+        except DiagnoseError as error:
+            self._refuse(keeper, str(error))
+        except Exception as error:  # noqa: BLE001 - files that break what reads them must not end the watch
+            self._refuse(keeper, f"{type(error).__name__}: {error}. Take back what was changed last.")
+        else:
+            if self._told:
+                keeper.tell_sees(self._source)
+            self._told = ""
+            self._use(keeper, made)
+
+    def _refuse(self, keeper: Keeper, reason: str) -> None:
+        if reason != self._told:
+            self._told = reason
+            name = self._source
+            keeper.tell_silent(name, f"the changed {name} are not in force, those before are: {reason}")
+
+
+class Reload:
+    """Watches files that may change.
+
+    Args:
         every: Between two looks. A change must have stood for one of them: files are written piece by piece.
         signals: Look at once on SIGHUP. In a terminal that signal means that the terminal has gone.
         around: Is entered while a look that was asked for goes on.
@@ -65,17 +119,12 @@ class Reload:
 
     def __init__(
         self,
-        state: Callable[[], str],
-        read: Callable[[], tuple[Knowledge, Matcher]],
-        *,
-        began: str,
+        *parts: Part[Any],
         every: timedelta = _EVERY,
         signals: Callable[[], bool] = lambda: not _in_terminal(),
         around: Around = contextlib.nullcontext,
     ) -> None:
-        self._state, self._read, self._every = state, read, every
-        self._seen = self._judged = began
-        self._told = ""
+        self._parts, self._every = parts, every
         self._signals, self._around = signals, around
         self._asked = anyio.Event()
 
@@ -101,47 +150,33 @@ class Reload:
         Args:
             at_once: Judge it even though it may be changing still.
         """
-        try:
-            seen = await anyio.to_thread.run_sync(self._state)
-        except Exception as error:  # noqa: BLE001 - a folder that cannot be looked at must not end the watch
-            self._refuse(keeper, f"{type(error).__name__}: {error}")
-            return
-        resting, self._seen = at_once or seen == self._seen, seen
-        if not resting or seen == self._judged:
-            return
-        self._judged = seen
-        try:
-            knowledge, matcher = await anyio.to_thread.run_sync(self._read)
-        except DiagnoseError as error:
-            self._refuse(keeper, str(error))
-        except Exception as error:  # noqa: BLE001 - rules that break the loader must not end the watch
-            self._refuse(keeper, f"{type(error).__name__}: {error}. Take back what was changed last.")
-        else:
-            if self._told:
-                keeper.tell_sees(SOURCE)
-            self._told = ""
-            if knowledge.digest != keeper.knowledge.digest:
-                keeper.use(knowledge, matcher)
+        for part in self._parts:
+            await part.look(keeper, at_once=at_once)
 
     async def _obey_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGHUP) as signals:
             async for _ in signals:
                 self.now()
 
-    def _refuse(self, keeper: Keeper, reason: str) -> None:
-        if reason != self._told:
-            self._told = reason
-            keeper.tell_silent(SOURCE, f"the changed rules are not in force, those before are: {reason}")
+
+def rules(
+    state: Callable[[], str], read: Callable[[], tuple[Knowledge, Matcher]], *, began: str
+) -> Part[tuple[Knowledge, Matcher]]:
+    """Watch rules and remedies; see `Part`."""
+
+    def use(keeper: Keeper, made: tuple[Knowledge, Matcher]) -> None:
+        knowledge, matcher = made
+        if knowledge.digest != keeper.knowledge.digest:
+            keeper.use(knowledge, matcher)
+
+    return Part(RULES, state, read, use, began=began)
 
 
-def of_folders(
-    folders: Sequence[Path], overrides: Overrides | None, *, began: str, around: Around = contextlib.nullcontext
-) -> Reload:
-    """Watch the shipped folders, this host's and these.
+def of_folders(folders: Sequence[Path], overrides: Overrides | None, *, began: str) -> Part[tuple[Knowledge, Matcher]]:
+    """Watch the shipped folders of rules, this host's and these.
 
     Args:
         began: The digest of the knowledge in force.
-        around: Is entered while a look that was asked for goes on.
     """
 
     def state() -> str:
@@ -156,7 +191,40 @@ def of_folders(
         refuse_circles(knowledge, load.files(folders))
         return knowledge, cache.matcher(knowledge)
 
-    return Reload(state, read, began=began, around=around)
+    return rules(state, read, began=began)
+
+
+def of_alerts(
+    file: Path, alerts: Alerts, targets: Collection[str], make: Callable[[Alerts], T], use: Callable[[T], None]
+) -> Part[T]:
+    """Watch the ``alerts:`` of a configuration, and the templates that it names. The rest of it takes a restart.
+
+    Args:
+        alerts: Those in force.
+        targets: The names of the supervised servers.
+        make: Makes the alert path of them; says with a `ConfigError` where it cannot.
+    """
+    templates = [one.template for one in alerts.receivers if one.template]
+
+    def state() -> str:
+        return str([_state_of(path) for path in (str(file), *templates)])
+
+    def read() -> T:
+        config = load.read_config(file, Config)
+        found = config.alerts
+        refuse_unknown_targets(found, targets, str(file))
+        templates[:] = [one.template for one in found.receivers if one.template]
+        return make(found)
+
+    return Part(ALERTS, state, read, lambda _keeper, made: use(made), began=state())
+
+
+def _state_of(path: str) -> tuple[int, int, int, int] | str:
+    try:
+        seen = Path(path).stat()
+    except OSError as error:
+        return str(error)
+    return seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size, seen.st_ino
 
 
 def refuse_circles(knowledge: Knowledge, files: Sequence[Path]) -> None:

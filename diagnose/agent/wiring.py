@@ -7,14 +7,15 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diagnose.agent import lock, manager, reload
 from diagnose.agent.clock import SteadyClock
-from diagnose.agent.config import Config, TargetConfig
+from diagnose.agent.config import Config, TargetConfig, refuse_unknown_targets
 from diagnose.agent.given import Unused
 from diagnose.agent.house import House
 from diagnose.agent.loop import Daemon, Watcher
+from diagnose.agent.reload import Part, Reload
 from diagnose.agent.session import Session
 from diagnose.agent.vitals import Tally
 from diagnose.catalog import cache, load, trust
@@ -24,13 +25,14 @@ from diagnose.engine.state import State
 from diagnose.journal import Journal
 from diagnose.model.effect import Effect
 from diagnose.model.knowledge import Knowledge
+from diagnose.notices.config import Alerts
 from diagnose.ports import Clock
 from diagnose.sources.gpu import reader_for
 from diagnose.sources.kernel import KernelLog
 from diagnose.web import api, door
 
 if TYPE_CHECKING:
-    from diagnose.agent.alerting import Alerting
+    from diagnose.agent.alerting import Alerting, Senders
 
 
 def knowledge_of(config: Config, rules: Sequence[str] = (), remedies: Sequence[str] = ()) -> Knowledge:
@@ -52,6 +54,7 @@ def daemon(
     state_dir: Path,
     *,
     watcher: Watcher,
+    file: Path | None = None,
     stop_servers: bool = False,
     ready_when: manager.ReadyWhen = "watching",
     tell: Callable[[Unused], None] = lambda _unused: None,
@@ -59,6 +62,7 @@ def daemon(
     """Put the daemon together; its journal is closed and its lock let go in the end.
 
     Args:
+        file: Where the configuration was read from: what it says of alerts may change while the daemon runs.
         ready_when: When the service manager is told that the daemon is ready.
         tell: Is told of a command or port that was given for a server that runs otherwise.
 
@@ -89,7 +93,12 @@ def daemon(
             )
             for target in config.targets
         }
-        alerts = _alerting(config, journal, sessions, clock)
+        if file:
+            refuse_unknown_targets(config.alerts, sessions, str(file))
+        alerts = _alerting(*_senders(config.alerts), journal, sessions, clock)
+        parts: list[Part[Any]] = [reload.of_folders(folders, config.overrides, began=knowledge.digest)]
+        if file:
+            parts.append(reload.of_alerts(file, config.alerts, sessions, _senders, lambda made: _tell_by(mind, *made)))
         tally = Tally(journal.state())
 
         def watched(state: State, effects: Sequence[Effect]) -> None:
@@ -97,7 +106,7 @@ def daemon(
             watcher(state, effects)
 
         try:
-            yield Daemon(
+            mind = Daemon(
                 config=config,
                 knowledge=knowledge,
                 journal=journal,
@@ -105,7 +114,7 @@ def daemon(
                 clock=clock,
                 watcher=watched,
                 stop_servers=stop_servers,
-                reload=reload.of_folders(folders, config.overrides, began=knowledge.digest, around=told.reloading),
+                reload=Reload(*parts, around=told.reloading),
                 door=lambda mind: door.serve(
                     api.app(House(mind, state_dir, tally)),
                     state_dir,
@@ -115,6 +124,7 @@ def daemon(
                 alerts=alerts,
                 manager=told,
             )
+            yield mind
         finally:
             for session in sessions.values():
                 session.close()
@@ -130,13 +140,32 @@ def _private_files() -> Iterator[int]:
         os.umask(before)
 
 
-def _alerting(config: Config, journal: Journal, targets: Iterable[str], clock: Clock) -> Alerting | None:
-    """Make the alert path; a daemon that has nobody to tell loads nothing of it."""
-    if not config.alerts.receivers:
-        return None
-    from diagnose.agent.alerting import Alerting  # noqa: PLC0415 - templates and senders cost memory
+def _senders(alerts: Alerts) -> tuple[Alerts, Senders]:
+    """Make the senders of a configuration; one that has nobody to tell loads nothing of them."""
+    if not alerts.receivers:
+        return alerts, {}
+    from diagnose.receivers import make  # noqa: PLC0415 - templates and senders cost memory
 
-    return Alerting(config.alerts, journal, targets=targets, clock=clock)
+    return alerts, make.senders(alerts)
+
+
+def _alerting(
+    alerts: Alerts, senders: Senders, journal: Journal, targets: Iterable[str], clock: Clock
+) -> Alerting | None:
+    """Make the alert path, where there is somebody to tell."""
+    if not senders:
+        return None
+    from diagnose.agent.alerting import Alerting  # noqa: PLC0415 - see `_senders`
+
+    return Alerting(alerts, senders, journal, targets=targets, clock=clock)
+
+
+def _tell_by(mind: Daemon, alerts: Alerts, senders: Senders) -> None:
+    """Bring another configuration of alerts into force."""
+    if mind.alerts:
+        mind.alerts.use(alerts, senders)
+    elif made := _alerting(alerts, senders, mind.journal, mind.sessions, mind.clock):
+        mind.tell_by(made)
 
 
 def _controller(target: TargetConfig, state_dir: Path, umask: int) -> ProcessController:

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         config,
         folder,
         watcher=narrator,
+        file=Path(args.config) if args.config else None,
         stop_servers=stop,
         ready_when=args.ready,
         tell=lambda unused: warn_of_unused(unused, lang),

@@ -361,9 +361,11 @@ class Alerts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         names = [one.name for one in self.receivers]
         if len(set(names)) != len(names):
             raise ValueError("two receivers have the same name; give each its own")
-        for route in self.routes:
+        for number, route in enumerate(self.routes):
             if strange := [name for name in route.to if name not in names]:
-                raise ValueError(f"a route leads to {strange[0]!r}, which is no receiver; there are: {names}")
+                raise ValueError(
+                    f"routes[{number}].to: {strange[0]!r} is no receiver; write one of: {', '.join(names) or 'none'}"
+                )
         try:
             _ = self.zone
         except (KeyError, ValueError, OSError) as error:

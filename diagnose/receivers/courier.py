@@ -56,8 +56,8 @@ class Courier:
         self._news.set()
 
     async def run(self) -> None:
-        """Bring messages until cancelled."""
-        while True:
+        """Bring messages until cancelled, or `finish` was called."""
+        while not self._last:
             self._news = anyio.Event()
             picked = self._pick()
             if isinstance(picked, Batch):
@@ -73,6 +73,7 @@ class Courier:
     async def finish(self) -> None:
         """Begin no more messages, and wait for the one under way."""
         self._last = True
+        self.wake()
         async with self._free:
             pass
 

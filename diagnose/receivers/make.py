@@ -39,6 +39,15 @@ _KINDS: Mapping[type[Receiver], tuple[Callable[[Any, Writer], Sender | Blocking]
 }
 
 
+def senders(alerts: Alerts) -> dict[str, Sender | Blocking]:
+    """Make the senders of all receivers, by name.
+
+    Raises:
+        ConfigError: A template or a secret cannot be read, or a package is missing.
+    """
+    return {one.name: sender(one, alerts) for one in alerts.receivers}
+
+
 def sender(config: Receiver, alerts: Alerts) -> Sender | Blocking:
     """Make the sender of one receiver.
 

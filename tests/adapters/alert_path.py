@@ -16,6 +16,7 @@ from diagnose.model import codec
 from diagnose.model.effect import SaveIncident
 from diagnose.model.incident import State as Stands
 from diagnose.notices.config import Alerts
+from diagnose.receivers import make
 from diagnose.testing import finding, incident, knowledge, remedy, rule
 
 KNOWN = knowledge(rule(), remedy())
@@ -90,7 +91,7 @@ def live(folder: Path, config, script, *, pause=0.01):
     async def life():
         book = Journal(folder)
         with contextlib.closing(book):
-            alerting = Alerting(config, book, targets=["default"], clock=Clock())
+            alerting = Alerting(config, make.senders(config), book, targets=["default"], clock=Clock())
             path = AlertPath(alerting, book, pause)
             async with anyio.create_task_group() as tasks:
                 alerting.begin(path.state, KNOWN)

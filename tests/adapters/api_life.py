@@ -26,6 +26,7 @@ from diagnose.journal import Journal, Turn
 from diagnose.model.effect import SaveIncident
 from diagnose.model.incident import Incident
 from diagnose.ports import GpuUnavailableError
+from diagnose.receivers import make
 from diagnose.testing import knowledge, remedy, rule
 from diagnose.web import api, door
 from diagnose.web.place import NAME, Http, short_path
@@ -100,7 +101,11 @@ def living(
         keep=journal.keep,
     )
     session.desired = session._command()
-    alerting = Alerting(config.alerts, journal, targets=["default"], clock=clock) if receivers else None
+    alerting = (
+        Alerting(config.alerts, make.senders(config.alerts), journal, targets=["default"], clock=clock)
+        if receivers
+        else None
+    )
     tally = Tally(journal.state())
     daemon = Daemon(
         config=config,

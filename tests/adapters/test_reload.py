@@ -13,12 +13,14 @@ import pytest
 
 from diagnose.agent import wiring
 from diagnose.agent.config import Config, TargetConfig
-from diagnose.agent.reload import Reload, refuse_circles
+from diagnose.agent.reload import Reload, refuse_circles, rules
 from diagnose.catalog import load
 from diagnose.engine.match import Carry, Matcher
 from diagnose.model.effect import SaveIncident
 from diagnose.model.observation import LogLines
 from diagnose.model.text import Duration
+from diagnose.notices.question import AskDrill
+from tests.adapters.vendor import serving
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
@@ -74,7 +76,7 @@ class Site:
         self.reload = self.watch()
 
     def watch(self, **options):
-        return Reload(self.state, self.read, began=self.state(), **options)
+        return Reload(rules(self.state, self.read, began=self.state()), **options)
 
     def state(self):
         files = sorted(self.folder.iterdir()) if self.folder.is_dir() else ["gone"]
@@ -292,6 +294,35 @@ def test_the_daemon_judges_by_changed_rules_and_its_files_are_not_read_anew(tmp_
     (finding,) = seen[-1].findings
     assert finding.rule_id == "site.licence.expired"
     assert [(proof.text, proof.line) for proof in finding.evidence] == [(LINE, 2)]
+    assert server.poll() is None, "the server goes on"
+
+
+def test_the_daemon_tells_those_who_are_written_into_its_configuration_while_it_runs(tmp_path, server, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    file = tmp_path / "diagnose.yaml"
+    file.write_text(f"targets: [{{attach: {server.pid}}}]\n")
+    config = load.read_config(file, Config)
+    ask = AskDrill(by="mei", cause="disk_full", target="default", seconds=60)
+
+    async def scenario(daemon):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(daemon.run)
+            await until(lambda: daemon.sessions["default"].tail)
+            assert daemon.alerts is None
+            hook = f'{{kind: webhook, name: hook, url: "{vendor.url}"}}'
+            file.write_text(f"{file.read_text()}alerts: {{group_wait: 10ms, receivers: [{hook}]}}\n")
+            daemon.reload.now()
+            await until(lambda: daemon.alerts)
+            assert (await daemon.alerts.ask(ask)).ok
+            await until(lambda: vendor.taken)
+            daemon.stop()
+
+    with (
+        serving("webhook") as vendor,
+        wiring.daemon(config, tmp_path / "state", watcher=lambda _state, _effects: None, file=file) as daemon,
+    ):
+        anyio.run(scenario, daemon)
+    assert "disk_full" in {one["cause"] for got in vendor.taken for one in got.json["alerts"]}
     assert server.poll() is None, "the server goes on"
 
 

@@ -238,7 +238,7 @@ def test_every_answer_and_every_word_is_there_in_both_languages():
         ({"receivers": [{"kind": "pigeon", "name": "a"}]}, "pigeon"),
         ({"receivers": [{"kind": "webhook", "name": "a/b", "url": "x"}]}, "has a name of letters"),
         ({"receivers": [{"kind": "webhook", "name": "a", "url": "x"}] * 2}, "the same name"),
-        ({"routes": [{"to": ["nobody"]}]}, "'nobody', which is no receiver"),
+        ({"routes": [{"to": ["nobody"]}]}, r"routes\[0\].to: 'nobody' is no receiver"),
         ({"routes": [{"causes": ["bad_luck"]}]}, "no cause 'bad_luck'"),
         ({"inhibit": [{"by": ["bad_luck"], "quiet": []}]}, "no cause 'bad_luck'"),
         ({"routes": [{"hours": {"from": "9 o'clock"}}]}, "no time of day"),
