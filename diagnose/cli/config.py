@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,27 @@ def add(subparsers: Any) -> None:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Read the file and the rules that it names, and say what is wrong in the words of the command line."""
+    """Try the file and what it names, rules, commands, secrets, templates; 1 where something is amiss."""
     from diagnose.agent import wiring
-    from diagnose.agent.config import Config
+    from diagnose.agent.config import Config, refuse_unknown_targets
     from diagnose.catalog import load, trust
     from diagnose.catalog.load import read_config
     from diagnose.launch.flags import imaginary
     from diagnose.launch.spec import fastdeploy_part
+    from diagnose.receivers import check
 
     config = read_config(Path(args.file), Config)
     trust.refuse_others([Path(args.file), *load.site_files([Path(one) for one in (*config.rules, *config.remedies)])])
     knowledge = wiring.knowledge_of(config)
-    for receiver in config.alerts.receivers:
-        from diagnose.receivers import make
-
-        make.sender(receiver, config.alerts)
-    wrong = 0
+    if config.targets:
+        refuse_unknown_targets(config.alerts, [one.name for one in config.targets], args.file)
+    amiss = [*check.troubles(config.alerts, knowledge, datetime.now(timezone.utc))]
+    if config.http.token_file:
+        config.http.token()
+        amiss += [told for told in (check.exposed(Path(config.http.token_file)),) if told]
+    for told in amiss:
+        print(f"{args.file}: {told}")
+    wrong = len(amiss)
     for target in config.targets:
         if target.command:
             fastdeploy_part(target.command)

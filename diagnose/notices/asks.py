@@ -125,7 +125,7 @@ def drill(book: Book, ask: AskDrill, world: World, now: datetime) -> tuple[Book,
         return book, Said(ok=False, reason="no-cause", params={"name": ask.cause})
     if ask.receiver and ask.receiver not in names:
         return book, Said(ok=False, reason="no-receiver", params={"name": ask.receiver, "names": ", ".join(names)})
-    incident = _practice(ask, now)
+    incident = practice(ask, now)
     made = msgspec.structs.replace(
         alert_of(incident, world.host, now),
         practice=incident,
@@ -142,7 +142,8 @@ def drill(book: Book, ask: AskDrill, world: World, now: datetime) -> tuple[Book,
     return begun, Said(ok=True, reason="drill", params=params, id=made.id)
 
 
-def _practice(ask: AskDrill, now: datetime) -> Incident:
+def practice(ask: AskDrill, now: datetime) -> Incident:
+    """Make the incident of a drill."""
     proof = Evidence(
         source="log/practice", line=1, at=now, text=f"a practice line for {ask.cause}, asked for by {ask.by} <&> 演练"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ def sender(config: Receiver, alerts: Alerts) -> Sender | Blocking:
     Raises:
         ConfigError: Its template or a secret cannot be read, or a package is missing.
     """
-    _check(config)
+    for secret in secrets_of(config):
+        read(secret)  # it is there; its value is not kept
     if isinstance(config, kinds.Alertmanager):
         return AlertmanagerSender(config, link=alerts.link)
     if isinstance(config, kinds.Webhook):
@@ -63,17 +64,13 @@ def sender(config: Receiver, alerts: Alerts) -> Sender | Blocking:
     return made(config, _writer(config, alerts, style))
 
 
-def _check(config: Receiver) -> None:
-    """See that all secrets of a receiver are there; their values are not kept.
-
-    Raises:
-        ConfigError: One is not.
-    """
+def secrets_of(config: Receiver) -> Iterator[Secret]:
+    """Yield where the secrets of a receiver are kept."""
     for name in config.__struct_fields__:
         value = getattr(config, name)
         for one in (value, *(value.values() if isinstance(value, dict) else ())):
             if isinstance(one, Secret):
-                read(one)
+                yield one
 
 
 def _writer(config: Receiver, alerts: Alerts, style: Markup) -> Writer:
