@@ -207,6 +207,7 @@ class Email(_Receiver, frozen=True, kw_only=True, tag="email"):
 
     Attributes:
         tls: ``starttls``, ``tls`` (from the first byte) or ``none``.
+        ca_file: Certificates (PEM) of authorities that are trusted beside the host's own, as of a company's server.
     """
 
     server: str
@@ -214,6 +215,7 @@ class Email(_Receiver, frozen=True, kw_only=True, tag="email"):
     to: tuple[str, ...]
     port: int = 587
     tls: Literal["starttls", "tls", "none"] = "starttls"
+    ca_file: str = ""
     user: str = ""
     password: Secret | None = None
 
