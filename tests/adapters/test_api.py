@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -134,6 +136,15 @@ def test_prometheus_is_told_numbers_that_follow_its_conventions(tcp):
     assert families["diagnose_turn_seconds"].type == "histogram"
     assert {"diagnose_build", "diagnose_outbox_messages", "process_resident_memory_bytes"} <= families.keys()
     assert tcp.get(paths.METRICS).headers["content-type"].startswith("text/plain")
+
+
+def test_the_documentation_names_each_number_and_none_that_is_not_there(tcp):
+    accept = {"Accept": "application/openmetrics-text;version=1.0.0"}
+    families = text_string_to_metric_families(tcp.get(paths.METRICS, headers=accept).text)
+    suffix = {"counter": "_total", "info": "_info"}
+    told = {one.name + suffix.get(one.type, "") for one in families if one.name.startswith("diagnose_")}
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(diagnose_\w+)", page)) == told
 
 
 def test_its_document_names_all_that_it_serves(tcp):
