@@ -38,7 +38,7 @@ _WORDS: Mapping[str, Text] = {
     ),
     "marked": Text("diagnoses marked by people", "人工标记的诊断"),
     "verdicts": Text("{right} right, {wrong} wrong", "正确 {right} 次，有误 {wrong} 次"),
-    "mistaken": Text("marked wrong {count} times: look at the rule", "被标记有误 {count} 次，建议检查该规则"),
+    "mistaken": Text("marked wrong: {count}; look at the rule", "被标记有误 {count} 次，建议检查该规则"),
     "confidence": Text("confidence", "置信度"),
     "command": Text("Command", "命令"),
     "generated": Text("Generated {at}", "生成时间：{at}"),

@@ -18,7 +18,7 @@ def say(site, *arguments):
 
 
 def listening(site, port):
-    token = "0123456789abcdef"
+    token = "0123456789" * 2
     (site.folder / "token").write_text(token)
     http = f'http: {{listen: "127.0.0.1:{port}", token_file: {site.folder / "token"}}}\n'
     site.config.write_text(site.config.read_text() + http)

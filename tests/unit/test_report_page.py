@@ -9,14 +9,19 @@ from datetime import timedelta
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
+import msgspec
 import pytest
 
+from diagnose.engine.templates import Template
 from diagnose.model.incident import Entry, State
+from diagnose.model.mark import Mark
 from diagnose.model.observation import GpuSample, Numbers
+from diagnose.model.surroundings import Change, Comparison
 from diagnose.model.text import Text
 from diagnose.report import charts, measured, page
 from diagnose.report.build import Scanned, build
-from diagnose.testing import NOON, finding, incident, knowledge, plan, remedy, rule
+from diagnose.report.period import summarize
+from diagnose.testing import NOON, both, evidence, finding, incident, knowledge, plan, remedy, rule
 
 PIECES = (
     "<script>document.title='pwned'</script>", "<img src=x onerror=document.title='pwned'>", "</pre></article>",
@@ -88,6 +93,40 @@ def test_five_hundred_hostile_strings_stay_text():
     assert "{{ 7*7 }}" in "".join(seen.text)
     assert "\x1b" not in "".join(seen.text)
     assert "\u202e" not in "".join(seen.text)
+
+
+def test_hostile_strings_stay_text_wherever_a_report_may_hold_them():
+    texts = iter(hostile(600))
+    found = []
+    for number in range(40):
+        shown = finding(proof=[next(texts)], labels={"gpu": next(texts)}, target=next(texts))
+        echo = finding("x", cause="worker_crash", proof=[evidence(next(texts), source=next(texts))])
+        changed = Change(kind="env", name=next(texts), before=next(texts), after=next(texts))
+        one = incident(
+            shown,
+            echo,
+            id=f"{number:08x}",
+            plan=plan((next(texts), next(texts), next(texts)), after=["x", next(texts)]),
+        )
+        found.append(msgspec.structs.replace(one, compared=Comparison(since=NOON, changes=(changed,))))
+    said = {one.id: Mark(by=next(texts), at=NOON, verdict="wrong", note=next(texts)) for one in found[:10]}
+    odd = Template(template=next(texts), count=1, sample=next(texts), source=next(texts), line=1)
+    report = build(
+        target=next(texts),
+        generated_at=NOON,
+        scanned=Scanned(),
+        incidents=found,
+        knowledge=knowledge(rule(title=both("card {gpu}"), command="run {gpu}"), remedy()),
+        unexplained=[odd],
+        lang="en",
+        skipped=[next(texts)],
+        period=summarize(found, since=NOON, until=NOON, marks=said),
+        marks=said,
+    )
+    seen = Seen(page.render(report, lang="en"))
+    assert seen.attributes == set()
+    assert seen.tags.isdisjoint({"script", "img", "iframe", "a", "base", "link", "object", "embed", "form", "svg", "b"})
+    assert {"\x1b", "\u202e", "\x00"}.isdisjoint("".join(seen.text))
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")

@@ -68,7 +68,7 @@ def test_what_people_say_of_diagnoses_is_counted_and_names_the_rules_that_were_w
     period = summarize(FOUND, since=NOON, until=WEEK, marks={"a": right, "c": wrong, "d": wrong, "gone": wrong})
     assert (period.right, period.wrong, period.mistaken) == (1, 2, (("noisy", 2),))
     for lang, told, rule in (
-        ("en", ("diagnoses marked by people", "1 right, 2 wrong"), "marked wrong 2 times: look at the rule"),
+        ("en", ("diagnoses marked by people", "1 right, 2 wrong"), "marked wrong: 2; look at the rule"),
         ("zh", ("人工标记的诊断", "正确 1 次，有误 2 次"), "被标记有误 2 次，建议检查该规则"),
     ):
         rows = words.period_rows(period, lang)
