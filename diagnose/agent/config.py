@@ -74,6 +74,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         state_dir: Where the journal, evidence and the servers' output are kept.
         rules, remedies: More folders of them, after the shipped ones and ``/etc/diagnose``.
         overrides: Single fields of rules and remedies by id, e.g. ``{server.fit-memory: {mode: auto}}``.
+        commands: Programs that remedies of this site may run, by name: ``{drain: [/usr/bin/drain, --pool, ernie]}``.
         grace: How long a server may take to end by itself.
         kernel_log: Where the kernel's messages are read; the journal is asked where that may not be.
         keep_turns: How long the journal keeps single turns.
@@ -89,6 +90,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rules: tuple[str, ...] = ()
     remedies: tuple[str, ...] = ()
     overrides: Mapping[str, Mapping[str, str | int | float | bool]] = {}
+    commands: Mapping[str, tuple[str, ...]] = {}
     grace: Duration = Duration(seconds=30)
     kernel_log: str = "/dev/kmsg"
     keep_turns: Duration = Duration(days=7)
@@ -99,6 +101,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         names = [target.name for target in self.targets]
         if len(set(names)) != len(names):
             raise ValueError("two targets have the same name; give each its own")
+        for name, command in self.commands.items():
+            if not command or not command[0].startswith("/"):
+                raise ValueError(f"the command {name} names no program; write its full path, then its arguments")
 
 
 def refuse_unknown_targets(alerts: Alerts, targets: Collection[str], file: str) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from diagnose.actuators.command import RunCommand
 from diagnose.actuators.evidence import KeepEvidence
 from diagnose.actuators.hands import Hands
 from diagnose.actuators.ipc import CleanIpc
@@ -85,6 +86,7 @@ class Session:
         kernel: What the kernel says; ``None`` where nobody listens.
         tell: Tells the operator of what was given and is not used.
         desired: The operator's command, its internal ports named.
+        commands: What remedies may run, by name.
     """
 
     config: TargetConfig
@@ -99,6 +101,7 @@ class Session:
     kernel: KernelLog | None = None
     tell: Callable[[Unused], None] = lambda _unused: None
     desired: LaunchSpec | None = None
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _carries: dict[str, Carry] = field(default_factory=dict)
     _news: list[Observation] = field(default_factory=list)
     _sampled: datetime | None = None
@@ -122,6 +125,7 @@ class Session:
                 RestartServer(self.server, grace=self.grace),
                 CleanIpc(self.server),
                 KeepEvidence(self.server, self.state_dir / "evidence", self._log_files),
+                RunCommand(self.commands),
             ),
             self.clock,
         )

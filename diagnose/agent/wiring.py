@@ -90,6 +90,7 @@ def daemon(
                 keep=journal.keep,
                 kernel=KernelLog(target.name, path=Path(config.kernel_log)),
                 tell=tell,
+                commands=config.commands,
             )
             for target in config.targets
         }

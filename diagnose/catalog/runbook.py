@@ -18,6 +18,7 @@ from diagnose.model.remedy import (
     FlagScale,
     FlagSet,
     IpcClean,
+    OperatorCommand,
     Remedy,
     ServerRestart,
     Step,
@@ -322,6 +323,8 @@ def _told(step: Step) -> Text:
         return Text("remove the shared memory and sockets that this instance left", "清理本实例残留的共享内存和套接字")
     if isinstance(step, EvidenceKeep):
         return Text("keep the ends of all logs and the state of the processes", "保存全部日志末尾和进程状态")
+    if isinstance(step, OperatorCommand):
+        return Text(f"run this site's command `{step.command}`", f"运行本站点命令 `{step.command}`")
     if isinstance(step, FlagFit):
         flags = [f"`{flag}`" for flag in step.allow]
         return Text(

@@ -6,7 +6,12 @@ import argparse
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from diagnose.model.remedy import Remedy
 
 
 def add(subparsers: Any) -> None:
@@ -42,6 +47,8 @@ def run_check(args: argparse.Namespace) -> int:
     if config.http.token_file:
         config.http.token()
         amiss += [told for told in (check.exposed(Path(config.http.token_file)),) if told]
+    for remedy, name in unlisted_commands(knowledge.remedies.values(), config.commands):
+        amiss.append(f"{remedy} runs the command {name}, which is not allowed here. List it under commands.")
     for told in amiss:
         print(f"{args.file}: {told}")
     wrong = len(amiss)
@@ -56,6 +63,16 @@ def run_check(args: argparse.Namespace) -> int:
         f"{len(knowledge.rules)} rules, {len(knowledge.remedies)} remedies"
     )
     return 1 if wrong else 0
+
+
+def unlisted_commands(remedies: Iterable[Remedy], allowed: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield remedy and name of each command that a remedy runs and nobody allows."""
+    from diagnose.model.remedy import OperatorCommand
+
+    for remedy in remedies:
+        for step in (step for rung in remedy.ladder for step in rung.steps):
+            if isinstance(step, OperatorCommand) and step.command not in allowed:
+                yield remedy.id, step.command
 
 
 def run_show(args: argparse.Namespace) -> int:

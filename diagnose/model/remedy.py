@@ -88,6 +88,16 @@ class EvidenceKeep(_Step, frozen=True, kw_only=True, tag="evidence.keep"):
     """Copy the ends of all logs and the state of the processes aside before they change."""
 
 
+class OperatorCommand(_Step, frozen=True, kw_only=True, tag="operator.command"):
+    """Run a program of this site's.
+
+    Attributes:
+        command: Its name under ``commands:`` in the configuration; never the program itself.
+    """
+
+    command: str
+
+
 class Advice(_Step, frozen=True, kw_only=True, tag="advice"):
     """A step for a person: what to do, and the exact command."""
 
@@ -95,7 +105,7 @@ class Advice(_Step, frozen=True, kw_only=True, tag="advice"):
     command: str = ""
 
 
-Step = ServerRestart | FlagSet | FlagScale | FlagFit | IpcClean | EvidenceKeep | Advice
+Step = ServerRestart | FlagSet | FlagScale | FlagFit | IpcClean | EvidenceKeep | OperatorCommand | Advice
 
 
 class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
