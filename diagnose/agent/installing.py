@@ -17,7 +17,7 @@ from diagnose.catalog.load import shipped
 from diagnose.controllers.systemd import quoted
 from diagnose.errors import ConfigError
 from diagnose.launch import settings
-from diagnose.launch.spec import fastdeploy_part, value
+from diagnose.launch.spec import fastdeploy_part, set_flag, value
 from diagnose.model.launch import LaunchSpec
 from diagnose.model.observation import GpuReading
 from diagnose.ports import GpuReader, GpuUnavailableError
@@ -86,14 +86,13 @@ def server_of(name: str, command: Sequence[str], *, cards: Sequence[GpuReading],
     """
     spec = LaunchSpec(argv=tuple(command), cwd=str(Path.cwd()))
     at = fastdeploy_part(spec.argv)
-    args = list(spec.argv[at:])
     model = value(spec, "--model")
     if model and (Path(model).is_dir() or model.startswith((".", "/"))):
         if not Path(model).is_dir():
             raise ConfigError(f"{model}: there is no such model folder. Give the folder that holds config.json.")
-        args = [str(Path(model).resolve()) if word == model else word for word in args]
+        spec = set_flag(spec, "--model", str(Path(model).resolve()))
     chosen, told = _cards_for(spec, cards, environ)
-    return Server(name=name, python=_python_of(spec.argv[:at]), args=tuple(args), cards=chosen, cards_told=told)
+    return Server(name=name, python=_python_of(spec.argv[:at]), args=spec.argv[at:], cards=chosen, cards_told=told)
 
 
 def _python_of(program: Sequence[str]) -> str:
@@ -133,9 +132,9 @@ def _cards_for(
 
 
 def cards_here(reader: GpuReader) -> Sequence[GpuReading]:
-    """Return the cards; none where they cannot be read."""
+    """Return the cards that work; none where they cannot be read."""
     try:
-        return reader.read(())
+        return [one for one in reader.read(()) if one.state == "ok"]
     except GpuUnavailableError:
         return ()
 

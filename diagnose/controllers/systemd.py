@@ -8,6 +8,7 @@ the operator's. So a person's edit always counts, and nobody's file is ever edit
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import time
@@ -153,6 +154,8 @@ class SystemdController(ProcessController):
     def _lay(self, spec: LaunchSpec) -> None:
         """Write down what the unit's next start is to use, and over which arguments; nothing where it is these."""
         args = _args(spec)
+        if any(set("\n\r") & set(word) for word in (*args, *self._wish)):
+            raise ControllerError("an argument holds a line break, which no environment file can carry. Take it out.")
         try:
             if args == self._wish:
                 self.overlay_file.unlink(missing_ok=True)
@@ -226,7 +229,7 @@ def read_environment(path: Path) -> dict[str, str]:
     except OSError:
         return {}
     found: dict[str, str] = {}
-    for line in text.replace("\\\n", "").splitlines():
+    for line in re.split(r"[\n\r]", text.replace("\\\n", "")):
         name, equals, value = line.strip().partition("=")
         if equals and not name.startswith(("#", ";")):
             found[name] = _unquoted(value.strip())
@@ -243,10 +246,11 @@ def quoted(value: str) -> str:
 
 
 def _unquoted(value: str) -> str:
-    try:
-        return " ".join(shlex.split(value)) if value[:1] in {'"', "'"} else value
-    except ValueError:
+    mark = value[:1]
+    if mark not in {'"', "'"} or len(value) < 2:
         return value
+    inner = value[1:].rpartition(mark)[0]
+    return re.sub(r'\\(["\\`$])', r"\1", inner) if mark == '"' else inner
 
 
 def _environment(shown: Mapping[str, str]) -> dict[str, str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diagnose.agent import installing
 from diagnose.agent.config import Config
 from diagnose.catalog.load import read_config
 from diagnose.cli.main import main
-from diagnose.controllers.systemd import read_environment
+from diagnose.controllers.systemd import quoted, read_environment
 from diagnose.lab.environment import MODULE, SITE
 from diagnose.lab.gpus import make_gpus
 from diagnose.lab.model import make_model
@@ -94,6 +96,13 @@ def test_a_python_without_fastdeploy_and_a_name_that_is_none_are_refused(here, c
     monkeypatch.delenv("PYTHONPATH")
     assert install(here) == 2
     assert "has no fastdeploy" in capsys.readouterr().err
+
+
+@given(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"])))
+def test_what_is_quoted_is_read_back(tmp_path_factory, text):
+    file = tmp_path_factory.getbasetemp() / "any.env"
+    file.write_bytes(f"# A comment\nX={quoted(text)}\nY=plain\n".encode())
+    assert read_environment(file) == {"X": text, "Y": "plain"}
 
 
 def test_show_prints_all_files_and_both_ways_to_give_the_rights(here, capsys):

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from diagnose.controllers.systemd import quoted
 from tests.systemd.conftest import COMMAND, CONFIG, ENVIRONMENT, FITS, GPUS, SERVICE, STATE, TOO_LARGE
 
 pytestmark = pytest.mark.timeout(150)
@@ -48,6 +49,8 @@ def test_the_daemon_is_installed_started_and_confined_and_sees_all_it_needs(host
     host.diagnose("resume")
     seen = host.wait_ready()
     assert seen["pid"] == host.server_pid()
+    environ = host.run("cat", f"/proc/{seen['pid']}/environ").split("\0")
+    assert "HOME=/var/lib/fastdeploy/ernie" in environ, "a folder that the server may write"
     assert not seen["blind"], "kernel, cards, logs and metrics are seen"
     assert seen["gpus"]
     pid = host.show(DAEMON, "MainPID")
@@ -159,6 +162,13 @@ def test_a_server_that_does_not_fit_is_restarted_in_its_unit_with_an_overlay_unt
     own = host.wait_ready(generation=4)
     assert own["command"][-2:] == ["--max-num-seqs", "4"]
     assert not own["overlays"], "what was laid over other arguments is gone"
+
+
+def test_what_the_daemon_quotes_systemd_reads_as_it_was(host):
+    hard = """--a '{"b": "c $d ${e} `f`"}' --g=\\h "i" # j ; k %n 中"""
+    host.write("/run/hard.env", f"HARD={quoted(hard)}\n")
+    command = ("systemd-run", "--wait", "--pipe", "--quiet", "-pEnvironmentFile=/run/hard.env", "printenv", "HARD")
+    assert host.run(*command).rstrip("\n") == hard
 
 
 def test_without_the_rights_the_daemon_says_which_and_starts_nothing(host):
