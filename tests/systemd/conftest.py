@@ -21,6 +21,7 @@ from diagnose.lab.model import make_model
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ROOT / "service" / "systemd"
 GIB = 1 << 30
+COMPILER = shutil.which("cc") or shutil.which("gcc")
 NEEDED = ("unshare", "nsenter", "systemctl", "systemd-sysusers", "systemd-tmpfiles", "ldconfig")
 UNSHARE = ["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--uts", "--ipc", "--cgroup", "--net"]
 CONFIG = """
@@ -214,6 +215,7 @@ def _make_opt(folder: Path) -> Path:
     for place in ("python", "libraries", "source"):
         (opt / place).mkdir()
     make_model(opt / "models", "ERNIE-4.5-0.3B")
+    (opt / "nvml").mkdir()
     for place in (folder, *folder.parents):
         if place.stat().st_uid == os.getuid() and place.is_relative_to(folder.parent):
             place.chmod(0o755)
@@ -227,6 +229,29 @@ def opt(tmp_path_factory):
     if missing := [one for one in NEEDED if not shutil.which(one)]:
         pytest.skip(f"not installed here: {', '.join(missing)}")
     return _make_opt(tmp_path_factory.mktemp("host"))
+
+
+@pytest.fixture
+def driver(opt):
+    """Give a folder with a pretended NVML: the real way of loading and asking it, without a card."""
+    if not COMPILER:
+        pytest.skip("no C compiler for the pretended NVML")
+    library, source = opt / "nvml" / "libnvidia-ml.so.1", ROOT / "tests" / "adapters" / "nvml_stub.c"
+    words = [
+        COMPILER,
+        "-shared",
+        "-fPIC",
+        "-Wl,-soname,libnvidia-ml.so.1",
+        "-o",
+        str(library),
+        str(source),
+        "-lpthread",
+    ]
+    subprocess.run(words, check=True, timeout=60)
+    card = {"uuid": "GPU-1", "name": "H100", "pci": "0 65 0", "memory": f"{80 * GIB} {GIB}", "processes": "-"}
+    facts = "".join(f"0.{name} {text}\n" for name, text in card.items())
+    (opt / "nvml" / "world").write_text(f"count 1\n{facts}")
+    return "/opt/nvml"
 
 
 @pytest.fixture

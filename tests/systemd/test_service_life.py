@@ -63,6 +63,17 @@ def test_the_daemon_is_installed_started_and_confined_and_sees_all_it_needs(host
     assert host.run("find", STATE, "-type", "s", "-printf", "%m").strip() == "660"
 
 
+def test_cards_are_read_through_nvml_within_the_confinement(driver, host):
+    host.install(FITS)
+    text = f"[Service]\nUnsetEnvironment=DIAGNOSE_LAB_GPUS\nEnvironment=LD_LIBRARY_PATH={driver}\n"
+    text += f"Environment=NVML_STUB_WORLD={driver}/world\n"
+    host.write(f"/etc/systemd/system/{DAEMON}.d/nvml.conf", text)
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "start", DAEMON)
+    cards = host.wait(lambda: host.seen().get("gpus"), "a card")
+    assert (cards[0]["name"], cards[0]["total_bytes"]) == ("H100", 80 << 30)
+
+
 def test_a_daemon_that_is_to_be_ready_with_its_server_has_its_start_prolonged_while_the_model_loads(host):
     host.install(FITS)
     host.run("sed", "-i", "s/FD_LAB_LOAD_SECONDS=.*/FD_LAB_LOAD_SECONDS=8/", ENVIRONMENT)
