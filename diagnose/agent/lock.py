@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from diagnose.errors import ConfigError
+
+_PATIENCE = 2.0
+"""Seconds."""
 
 
 @contextlib.contextmanager
@@ -27,17 +31,29 @@ def only_one(state_dir: Path) -> Iterator[None]:
             raise ConfigError(
                 f"{path}: {error.strerror}. Give a state folder that this user can write (--state-dir DIR)."
             ) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _taken(file.fileno()):
             raise ConfigError(
                 f"{path}: another diagnose (process {_named(path) or 'unknown'}) looks after this folder. "
                 "Stop it, or give this one its own folder (--state-dir DIR)."
-            ) from None
+            )
         with contextlib.suppress(OSError):  # the number is for people; a full disk keeps no daemon from its work
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), str(os.getpid()).encode())
         yield
+
+
+def _taken(descriptor: int) -> bool:
+    """Take the lock; a child of a killed daemon, forked and not yet another program, may hold it for a moment."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_PATIENCE / 40)
+        else:
+            return True
 
 
 def holder(state_dir: Path) -> int | None:

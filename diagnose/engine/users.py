@@ -27,7 +27,7 @@ _OPENER = re2.compile(
             # request: {...}; Start processing request dict: {...}; Processed request {...}; Recieve task: {...}
             r"\b(?:request|task)(?:[_ ](?:dict|output|id))?(?:\[[^\]]{0,80}\])?\s*(?:[:=]\s*[{\[(]|\{)",
             r"\bRequest\(request_id=",
-            # an id that holds what its user chose: Cache task with request_id (...); create completion request: ...
+            # an id that holds what its user chose
             r"\bCache task with request_id \(|\bcreate (?:chat )?completions? request:|\breq_id:",
             # a field of a body, as JSON or as Python writes it
             rf"[\"'](?:{_FIELDS})[\"']\s*:\s*[\"'\[{{]",
