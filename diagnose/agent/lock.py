@@ -46,14 +46,12 @@ def _taken(descriptor: int) -> bool:
     """Take the lock; a child of a killed daemon, forked and not yet another program, may hold it for a moment."""
     deadline = time.monotonic() + _PATIENCE
     while True:
-        try:
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_PATIENCE / 40)
-        else:
             return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_PATIENCE / 40)
 
 
 def holder(state_dir: Path) -> int | None:

@@ -102,7 +102,7 @@ def _mapping(text: str, path: str) -> dict[str, object]:
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, None)
         problem = f"no YAML: {error.problem}"
         raise FileError(path=path, line=line, column=column, problem=problem, hint="Write key: value lines") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no such day; nested without end
         raise FileError(path=path, line=1, problem="no YAML", hint="Write key: value lines") from error
     if read is None:
         return {}
