@@ -118,7 +118,7 @@ class Soak:
             ["kill-worker", "kill-main", "stop-worker", "lines", "kmsg", "rotate", "traffic", "truncate"]
         )
         workers, everyone = self.processes(workers=True), self.processes()
-        with contextlib.suppress(psutil.Error, OSError, IndexError):
+        with contextlib.suppress(psutil.Error, OSError, IndexError, ValueError):
             if kind == "kill-worker":
                 workers[0].kill()
             elif kind == "kill-main":
@@ -150,10 +150,13 @@ class Soak:
         return kind
 
     def usage(self) -> dict[str, int]:
+        """Measure the daemon; a log that is there is held open, so these are counted apart."""
         process = psutil.Process(self.daemon.pid)
+        logs = sum(".log" in one.path or "workerlog" in one.path for one in process.open_files())
         return {
             "rss_kib": process.memory_info().rss >> 10,
-            "descriptors": process.num_fds(),
+            "descriptors": process.num_fds() - logs,
+            "logs": logs,
             "threads": process.num_threads(),
         }
 

@@ -45,25 +45,60 @@ LOG = st.sampled_from(
         b"Traceback (most recent call last):\n",
         b"Out of memory error on GPU 0. Cannot allocate 3.6GB memory on GPU 0",
         b"6,42,1234567,-;NVRM: Xid (PCI:0000:01:00): 79, pid=1, name=x, ",
-        b" SUBSYSTEM=pci\n", b'{"log":"', b'","stream":"stderr","time":"2026-13-45T99:99:99Z"}', b"\x1b[31m", b"\r", b"\n",
-        b"\0" * 64, b"\xff\xfe", "显存不足".encode(), b"2026-02-30 25:61:61,999 ", b"\xf0\x9f\x92", b"(" * 300, b"[" * 300,
+        b" SUBSYSTEM=pci\n",
+        b'{"log":"',
+        b'","stream":"stderr","time":"2026-13-45T99:99:99Z"}',
+        b"\x1b[31m",
+        b"\r",
+        b"\n",
+        b"\0" * 64,
+        b"\xff\xfe",
+        "显存不足".encode(),
+        b"2026-02-30 25:61:61,999 ",
+        b"\xf0\x9f\x92",
+        b"(" * 300,
+        b"[" * 300,
     ]
-)  # fmt: skip
+)
 YAML = st.sampled_from(
     [
-        b"- id: a.b\n", b"  when: {pattern: '(?P<gpu>\\d+'}\n", b"  when: {all: [{any: []}], within: -1s}\n", b"&a [*a, *a]\n",
-        b"a: &a {x: *a}\n", b"<<: *b\n", b"!!python/object:os.system x\n", b"targets: [{name: t, attach: 99999999999999}]\n",
-        b"policy: {mode: auto, settle: 9e999s}\n", b"? [1, 2]\n: 3\n", b"--- \n", b"\t- x\n", b"{" * 200, b"[" * 200, b"'", b"\x85",
-        b"probes: {timeout: 0s}\n", b"overrides: {a.b: {severity: 7}}\n", b"1: 2\n", b"null\n", b"\xef\xbb\xbf", b"2001-99-99\n",
+        b"- id: a.b\n",
+        b"  when: {pattern: '(?P<gpu>\\d+'}\n",
+        b"  when: {all: [{any: []}], within: -1s}\n",
+        b"&a [*a, *a]\n",
+        b"a: &a {x: *a}\n",
+        b"<<: *b\n",
+        b"!!python/object:os.system x\n",
+        b"targets: [{name: t, attach: 99999999999999}]\n",
+        b"policy: {mode: auto, settle: 9e999s}\n",
+        b"? [1, 2]\n: 3\n",
+        b"--- \n",
+        b"\t- x\n",
+        b"{" * 200,
+        b"[" * 200,
+        b"'",
+        b"\x85",
+        b"probes: {timeout: 0s}\n",
+        b"overrides: {a.b: {severity: 7}}\n",
+        b"1: 2\n",
+        b"null\n",
+        b"\xef\xbb\xbf",
+        b"2001-99-99\n",
     ]
-)  # fmt: skip
+)
 METRICS = st.sampled_from(
     [
-        b"# TYPE fastdeploy:num_requests_running gauge\n", b"fastdeploy:num_requests_running 1\n",
-        b'fastdeploy:num_requests_running{pid="99999999999999999999"} NaN\n', b"fastdeploy:num_requests_running -Inf\n",
-        b'fastdeploy:num_requests_waiting{a="\\', b"fastdeploy:x_total 1e999 17e999\n", b"}{\n", b"# EOF\n", b"\0",
+        b"# TYPE fastdeploy:num_requests_running gauge\n",
+        b"fastdeploy:num_requests_running 1\n",
+        b'fastdeploy:num_requests_running{pid="99999999999999999999"} NaN\n',
+        b"fastdeploy:num_requests_running -Inf\n",
+        b'fastdeploy:num_requests_waiting{a="\\',
+        b"fastdeploy:x_total 1e999 17e999\n",
+        b"}{\n",
+        b"# EOF\n",
+        b"\0",
     ]
-)  # fmt: skip
+)
 
 
 def mixed(words):
@@ -86,7 +121,7 @@ def bounded():
     assert most < BYTES
 
 
-def read_log(data, folder):
+def read_log(data, _folder):
     """Match each line by all shipped rules, in two pieces, and write down what was found."""
     carry, half = Carry(), len(data) // 2
     for part in (data[:half], data[half:]):
@@ -123,7 +158,7 @@ def read_kernel(data, folder):
         log.close()
 
 
-def read_metrics(data, folder):
+def read_metrics(data, _folder):
     with contextlib.suppress(ValueError):
         numbers(data.decode("utf-8", "replace"))
 
@@ -140,7 +175,7 @@ def read_configuration(data, folder):
         read_config(folder / "c.yaml", Config)
 
 
-def read_flags(data, folder):
+def read_flags(data, _folder):
     """A server's help, its configuration file, and a command of arbitrary words."""
     text = data.decode("utf-8", "replace")
     flags.parse_help(text)
@@ -168,9 +203,14 @@ def read_flags(data, folder):
 
 
 READERS = {
-    "log": (read_log, LOG), "tail": (tail_log, LOG), "kernel": (read_kernel, LOG), "metrics": (read_metrics, METRICS),
-    "rules": (read_rules, YAML), "configuration": (read_configuration, YAML), "flags": (read_flags, st.one_of(YAML, LOG)),
-}  # fmt: skip
+    "log": (read_log, LOG),
+    "tail": (tail_log, LOG),
+    "kernel": (read_kernel, LOG),
+    "metrics": (read_metrics, METRICS),
+    "rules": (read_rules, YAML),
+    "configuration": (read_configuration, YAML),
+    "flags": (read_flags, st.one_of(YAML, LOG)),
+}
 
 
 @pytest.mark.timeout(60 + TIMES)
