@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
+from diagnose.model import codec
 from diagnose.model.finding import Evidence, Finding
 from diagnose.model.incident import Entry, Incident, Plan, State, Try
 from diagnose.model.knowledge import Knowledge
@@ -158,7 +160,7 @@ def knowledge(*known: Rule | Remedy) -> Knowledge:
         rules={one.id: one for one in known if isinstance(one, Rule)},
         remedies={one.id: one for one in known if isinstance(one, Remedy)},
         marks={},
-        digest="test",
+        digest=hashlib.sha256(codec.encode(known)).hexdigest()[:32],
     )
 
 

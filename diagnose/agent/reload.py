@@ -210,8 +210,8 @@ def of_alerts(
         return str([_state_of(path) for path in (str(file), *templates)])
 
     def read() -> T:
-        config = load.read_config(file, Config)
-        found = config.alerts
+        trust.refuse_others([file])
+        found = load.read_config(file, Config).alerts
         refuse_unknown_targets(found, targets, str(file))
         templates[:] = [one.template for one in found.receivers if one.template]
         return make(found)

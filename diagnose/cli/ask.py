@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 EXIT_OBEYED, EXIT_REFUSED = 0, 2
 _PATIENCE_S = 30.0
+_PATIENCE_TO_LOOK_S = 3.0
+"""Then the journal is asked: a daemon that hangs is just when somebody looks."""
 
 
 def tell(args: argparse.Namespace, kind: str, *, target: str, incident: str = "", why: str = "") -> int:
@@ -49,7 +51,7 @@ def put(args: argparse.Namespace, method: str, path: str, body: object = None, *
     """
     from diagnose.web.shapes import Reply
 
-    return _sent(state_dir(args), method, path, body, {"lang": language(args), **query}, Reply)
+    return _sent(state_dir(args), method, path, body, {"lang": language(args), **query}, Reply, patience=_PATIENCE_S)
 
 
 def said(reply: Reply) -> int:
@@ -68,12 +70,14 @@ def spelled(length: timedelta | None) -> str | None:
 def look(folder: Path, path: str, kind: type[T], **query: str) -> T | None:
     """Ask the daemon of a state folder how something stands; ``None`` where none answers."""
     try:
-        return _sent(folder, "GET", path, None, query, kind)
+        return _sent(folder, "GET", path, None, query, kind, patience=_PATIENCE_TO_LOOK_S)
     except InputError:
         return None
 
 
-def _sent(folder: Path, method: str, path: str, body: object, query: Mapping[str, str], kind: type[T]) -> T:
+def _sent(
+    folder: Path, method: str, path: str, body: object, query: Mapping[str, str], kind: type[T], *, patience: float
+) -> T:
     """Put a request to the daemon of a state folder.
 
     Raises:
@@ -91,7 +95,7 @@ def _sent(folder: Path, method: str, path: str, body: object, query: Mapping[str
     try:
         with short_path(folder) as socket, httpx.Client(transport=httpx.HTTPTransport(uds=socket)) as client:
             url = f"http://diagnose{path}"
-            answer = client.request(method, url, params=query, content=content, headers=headers, timeout=_PATIENCE_S)
+            answer = client.request(method, url, params=query, content=content, headers=headers, timeout=patience)
     except (OSError, httpx.ConnectError) as error:
         raise InputError(
             f"no daemon answers in {folder} ({error}). Start it (diagnose run ...), name its folder (--state-dir DIR), "
