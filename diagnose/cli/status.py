@@ -130,6 +130,9 @@ def show(console: Console, one: Standing, lang: Lang) -> None:
     _show_cards(console, one, zh=zh)
     if one.phase in {"ready", "degraded"} and "server.requests_running" in one.numbers:
         console.print(Text(f"  {numbers_line(one.numbers, lang)}"))
+    if behind := one.numbers.get("logs.behind_bytes"):
+        told = f"{behind / 1e6:.0f} MB 日志尚未读取" if zh else f"{behind / 1e6:.0f} MB of the logs wait to be read"
+        console.print(Text(f"  {told}", style="yellow"))
     for incident in one.incidents:
         console.print(Text(f"  {incident.id}  {incident.title}: {texts.STATES[incident.state].in_(lang)}", style="red"))
         if incident.held:

@@ -1,4 +1,7 @@
-"""Whatever happens to log files, in whatever order: each line is given out once, with its number."""
+"""Whatever happens to log files, in whatever order: each line is given out once, with its number.
+
+``DIAGNOSE_LOG_SCHEDULES=1000`` plays so many lives of up to 30 happenings each (default 200).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections import Counter
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -17,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from diagnose.model.observation import LogLines
 from diagnose.sources.logtail import LogTail
 
+SCHEDULES = int(os.environ.get("DIAGNOSE_LOG_SCHEDULES", "200"))
 _NAMES = st.sampled_from(["a.log", "b.log", "workerlog.0"])
 _BANNER = "==== the very same banner at each start of the server, as servers like to print them ====\n" * 2
 
@@ -204,9 +209,10 @@ class Schedule(RuleBasedStateMachine):
 
 TestWhateverHappensEachLineIsGivenOutOnce = Schedule.TestCase
 TestWhateverHappensEachLineIsGivenOutOnce.settings = settings(
-    max_examples=200,
+    max_examples=SCHEDULES,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
+TestWhateverHappensEachLineIsGivenOutOnce.pytestmark = [pytest.mark.timeout(120 + SCHEDULES)]
