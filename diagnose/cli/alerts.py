@@ -46,13 +46,13 @@ def run_list(args: argparse.Namespace) -> int:
     from diagnose import outbox
     from diagnose.cli.output import drawn, screen_width, write
     from diagnose.model import codec
-    from diagnose.web import desks, shapes, standing
+    from diagnose.web import shapes, standing, told
 
     folder, lang = state_dir(args), language(args)
     takers = standing.receivers(outbox.read(folder))
     found = outbox.posts(folder, state=args.state, receiver=args.receiver)
     if args.json:
-        write(codec.encode(shapes.Told(receivers=takers, news=tuple(map(desks.news, found)))).decode() + "\n", None)
+        write(codec.encode(shapes.Told(receivers=takers, news=tuple(map(told.news, found)))).decode() + "\n", None)
     else:
         write(drawn(_table(found, lang), screen_width()), None)
     return int(any(one.put_aside or one.failing_since for one in takers))

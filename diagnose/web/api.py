@@ -19,7 +19,8 @@ from starlette.routing import Route
 from diagnose.errors import DiagnoseError
 from diagnose.model import codec
 from diagnose.web import openapi, paths
-from diagnose.web.desks import DESKS, Answer, Asked, Desk
+from diagnose.web.asked import Answer, Asked, Desk
+from diagnose.web.desks import DESKS
 from diagnose.web.house import House
 from diagnose.web.shapes import Problem, Refusal
 

@@ -11,7 +11,8 @@ import msgspec
 
 from diagnose import __version__
 from diagnose.web import paths
-from diagnose.web.desks import DESKS, Desk
+from diagnose.web.asked import Desk
+from diagnose.web.desks import DESKS
 from diagnose.web.shapes import Problem
 
 _REF = "#/components/schemas/{name}"
