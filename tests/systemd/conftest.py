@@ -23,7 +23,7 @@ SERVICE = ROOT / "service" / "systemd"
 GIB = 1 << 30
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 NEEDED = ("unshare", "nsenter", "systemctl", "systemd-sysusers", "systemd-tmpfiles", "ldconfig")
-UNSHARE = ["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--uts", "--ipc", "--cgroup", "--net"]
+UNSHARE = ["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--uts", "--ipc", "--net"]
 CONFIG = """
 targets: [{name: ernie, unit: fastdeploy@ernie.service}]
 policy:
@@ -54,7 +54,8 @@ class Host:
 
     def __init__(self, opt: Path, port: int) -> None:
         self.port = port
-        places = [str(opt), sys.base_prefix, sysconfig.get_path("purelib"), str(ROOT)]
+        self._group = f"diagnose-test-{os.getpid()}-{port}"
+        places = [self._group, str(opt), sys.base_prefix, sysconfig.get_path("purelib"), str(ROOT)]
         self._log = opt.parent / f"boot-{port}.log"
         with self._log.open("wb") as log:
             self._outer = subprocess.Popen(
@@ -185,6 +186,8 @@ class Host:
     def end(self):
         self._outer.kill()
         self._outer.wait(20)
+        words = ["unshare", "--mount", "sh", "-c", _REMOVE_GROUP, "sh", self._group]
+        subprocess.run(words, capture_output=True, timeout=20, check=False)
 
 
 _CARDS = f"""
@@ -195,6 +198,7 @@ make_gpus(Path("{GPUS}"), 1, int(sys.argv[1]), "Lab GPU")
 for one in [Path("{GPUS}"), *Path("{GPUS}").iterdir()]:
     one.chmod(0o777)
 """
+_REMOVE_GROUP = 'mount -t cgroup2 none /mnt && sleep 0.2 && find "/mnt/$1" -depth -type d -exec rmdir {} +'
 _ASK = "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=3)"
 
 
