@@ -8,6 +8,7 @@ import time
 from datetime import datetime, timezone
 
 import anyio
+
 from diagnose.agent.config import Config, TargetConfig
 from diagnose.agent.loop import Daemon
 from diagnose.journal import Journal
