@@ -126,7 +126,7 @@ def _rule(rule: Rule, knowledge: Knowledge) -> Iterator[Problem]:
         yield problem(message, cure)
     for name in sorted({*_samples(rule.when)} - cards.NAMES - rates.NAMES):
         kin = sorted(one for one in cards.NAMES | rates.NAMES if one.partition(".")[0] == name.partition(".")[0])
-        cure = f"Use one of {', '.join(kin)}" if kin else "They begin with gpu., server., process. or host."
+        cure = f"Use one of {', '.join(kin)}" if kin else "They begin with gpu., server., process., host. or logs."
         yield problem(f"unknown sample {name!r}", cure)
     yield from _patterns_and_groups(rule)
 

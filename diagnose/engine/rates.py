@@ -51,6 +51,7 @@ _TOLD = {
         "disk_used_bytes disk_free_bytes disk_free_ratio disk_free_inodes_ratio disk_full_in_seconds "
         "shm_used_bytes shm_free_bytes shm_free_ratio shm_free_inodes_ratio shm_full_in_seconds"
     ),
+    "logs": "behind_bytes",
 }
 _MEANS = frozenset(
     f"server.{name}_{part}_total"

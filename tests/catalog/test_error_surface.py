@@ -21,6 +21,8 @@ NO_CAUSE = {
     "fd-shutdown-04": "harmless: on the way down the cache process had ended already",
     "fd-ipc-11": "too vague: one client that went away writes the same line",
     "fd-engine-07": "an envelope: the error that it carries is logged, and known, by its own line",
+    "fd-engine-04": "of one bad request, and what stands behind it may be its user's own text",
+    "fd-kv-cache-05": "it stands behind an id that a user may choose",
     "fd-kv-cache-12": "harmless: the request waits and is scheduled again",
     "fd-kv-cache-13": "harmless: the request waits and is scheduled again",
     "fd-repetition-09": "harmless: the answer is passed on as it is",

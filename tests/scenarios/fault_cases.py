@@ -281,15 +281,6 @@ FAULTS: tuple[Case, ...] = tuple(
             eras=("2.6",),
         ),
         _both(
-            "few-slots-allowed",
-            "exhausted",
-            "overload_503",
-            flags=("--max-model-len", "8192", "--max-num-seqs", "2", "--max-concurrency", "8"),
-            traffic=(14, _LONG),
-            tokens_per_second=60,
-            allowed=("server.more-at-once",),
-        ),
-        _both(
             "preempting-allowed",
             "cured",
             "kv_cache_insufficient",
