@@ -55,7 +55,7 @@ exec "$@"
 """
 """Gives the next start the fault that is written down, once."""
 
-NEVER = {"model-missing", "cuda-mismatch"}
+NEVER = {"model-missing", "cuda-mismatch", "exit-zero"}
 """A start that failed so is left to a person: it would end the soak."""
 
 WHILE_SERVING = {"worker-killed", "worker-segv", "oom-serving", "stall", "intake-dead", "log-flood"}

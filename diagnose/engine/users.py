@@ -28,7 +28,8 @@ _OPENER = re2.compile(
             r"\b(?:request|task)(?:[_ ](?:dict|output|id))?(?:\[[^\]]{0,80}\])?\s*(?:[:=]\s*[{\[(]|\{)",
             r"\bRequest\(request_id=",
             # an id that holds what its user chose
-            r"\bCache task with request_id \(|\bcreate (?:chat )?completions? request:|\breq_id:",
+            r"\bCache task with request_id \(|\[line:\d+\] Request: ",
+            r"\bcreate (?:chat )?completions? request:|\breq_id:",
             # a field of a body, as JSON or as Python writes it
             rf"[\"'](?:{_FIELDS})[\"']\s*:\s*[\"'\[{{]",
             # Chat Streaming response last send: {...}; response: ...; decode_status: [0, 3, [7], 'text']
@@ -51,7 +52,7 @@ _NGINX_USER = re2.compile(r"^[\w.:-]+ \S+ (.+) \[\d\d/[A-Z][a-z][a-z]/\d{4}:[^\]
 _NAMES = re2.compile(
     r"(?i)cmpl-(?:[0-9a-f]{8}-[0-9a-f]{4}-|(.*?)-[0-9a-f]{8}-[0-9a-f]{4}-)"  # the request's user, in its id
     r"|\bunsupported model:\s*\[(.*)\],? support"
-    r"|\bunsupported model:\s*\[([^\]]*)$"  # it goes on in the line below
+    r"|\bunsupported model:\s*\[(.*)$"  # it goes on in the line below
     r"|\bmodel [`'\"](.*)[`'\"] (?:does not exist|not found)"
 )
 

@@ -50,7 +50,7 @@ PLACES = {
     "an id of one's own": ("api", lambda text: f"create chat completion request: chatcmpl-{in_line(text)}"),
     "an id, in the engine": ("engine", lambda text: f"Cache task with request_id ({in_line(text)})"),
     "an id, in the processor": ("data", lambda text: f"req_id:{in_line(text)}, text:'hello', tokens: 3"),
-    "a wrong name that goes on below": ("api", lambda text: f"Unsupported model: [{in_line(text).replace(']', '')}"),
+    "a wrong name that goes on below": ("api", lambda text: f"Unsupported model: [{in_line(text)}"),
     "an answer": ("api", lambda text: f'Chat response: {{"choices":[{{"message":{{"content":"{in_json(text)}"}}}}]}}'),
     "an answer's chunk": (
         "api",

@@ -44,6 +44,7 @@ when: {pattern: 'SiteMark: number \\d+ of the load'}
 clears: {quiet: 1h}
 tests: {hits: [], misses: []}
 """
+IDLE = "INFO     2026-01-01 10:15:03,118 41772 engine.py[line:97] idle line {number} of the server\n"
 MARK = re.compile(r"SiteMark: number (\d+) of the load")
 
 
@@ -64,7 +65,7 @@ class Load(threading.Thread):
                     self.count += 1
                     file.write(f"SiteMark: number {self.count} of the load\n")
                 self.idle += 200  # no two lines alike: a file that repeats another one passes for its copy
-                file.writelines(f"idle line {number} of the server\n" for number in range(self.idle - 200, self.idle))
+                file.writelines(IDLE.format(number=number) for number in range(self.idle - 200, self.idle))
             if self.chance.random() < 0.02:
                 self.rotations += 1
                 self.path.rename(self.path.with_name(f"site.log.{self.rotations}"))
@@ -74,14 +75,14 @@ class Load(threading.Thread):
         self.join()
 
 
-def looked_after_by(here, daemon):
-    """Say whether a turn of this daemon is in the journal: it holds the lock, and knows the server's process."""
-    return lock.holder(here.state) == daemon.pid and (here.state / "api.sock").exists()
+def last_turn(here):
+    with contextlib.closing(sqlite3.connect(f"file:{here.state / FILE}?mode=ro", uri=True)) as db:
+        return db.execute("SELECT at FROM state").fetchone()
 
 
-def back(here, daemon, began):
-    """Return after how many seconds the daemon was back."""
-    while not looked_after_by(here, daemon):
+def back(here, daemon, began, before):
+    """Return after how many seconds the daemon was back: it holds the lock, and a turn of its own is in the journal."""
+    while lock.holder(here.state) != daemon.pid or last_turn(here) == before:
         assert daemon.poll() is None, here.words()
         assert time.monotonic() - began < 30, here.words()
         time.sleep(0.01)
@@ -129,11 +130,11 @@ def test_killed_at_random_moments_it_comes_back_and_loses_nothing_and_does_nothi
                 workers[0].kill()
             time.sleep(chance.choice([0.0, 0.1, 1.0, 2.0]) * chance.random())
             here.kill(daemon)
-            began = time.monotonic()
+            began, before = time.monotonic(), last_turn(here)
             daemon = here.daemon(*FITS)
             if chance.random() < 0.7:  # else it is killed while it starts
-                took.append(back(here, daemon, began))
-        back(here, daemon, began)
+                took.append(back(here, daemon, began, before))
+        back(here, daemon, began, before)
     finally:
         writer.end()
     here.wait(settled, "rest", 90)
