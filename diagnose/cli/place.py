@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from diagnose.model.text import Lang
+if TYPE_CHECKING:
+    from diagnose.model.text import Lang
 
 
 def state_dir(args: argparse.Namespace) -> Path:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from diagnose.cli.place import add_common, language, state_dir
 from diagnose.errors import ConfigError
-from diagnose.model.text import Lang
 
 if TYPE_CHECKING:
     from diagnose.agent.config import Config
     from diagnose.agent.given import Unused
     from diagnose.agent.loop import Daemon
+    from diagnose.model.text import Lang
 
 
 def add(subparsers: Any) -> None:
