@@ -477,7 +477,7 @@ class Session:
             return []
         told: list[Observation] = []
         early, self._early = self._early, []
-        for piece in (*early, *self.tail.poll(now)):
+        for piece in early or self.tail.poll(now):  # a turn is bounded by one poll
             if isinstance(piece, LogLines):
                 self.read_lines += piece.data.count(b"\n")
                 told += self._matched(piece)
