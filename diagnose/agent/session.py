@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -57,7 +58,7 @@ from diagnose.sources.gpu import GpuSense
 from diagnose.sources.host import HostSense
 from diagnose.sources.http import CompletionProbe, HealthProbe
 from diagnose.sources.kernel import KernelLog, Ours, Place, numbered
-from diagnose.sources.logtail import LogTail, Position
+from diagnose.sources.logtail import LEAST, MOST, LogTail, Position
 from diagnose.sources.metrics import MetricsSense, urls_of
 from diagnose.sources.process import ProcessSense
 from diagnose.sources.surroundings import Look
@@ -65,8 +66,12 @@ from diagnose.sources.surroundings import Look
 _CONSOLE = re.compile(r"generation-(\d+)/console\.log$")
 _NOTHING = timedelta(0)
 _MEASURE_EVERY = timedelta(seconds=10)
+_LAG_EVERY = timedelta(seconds=1)
 _ASK_EVERY = timedelta(milliseconds=90)
 """Between two looks at all that is not a log: a flood makes turns more frequent, and these need it not."""
+
+_LONG_TURN = 0.2
+"""Seconds that the lines of one turn may take; those that many rules ask for take far longer than others."""
 
 _CARDS_WAIT = timedelta(seconds=10)
 """How long looking around waits for cards that do not answer."""
@@ -145,7 +150,7 @@ class Session:
         self._dark: frozenset[str] = frozenset()
         self._kept_place: Place | None = None
         self._asked_at: datetime | None = None
-        self._behind = 0
+        self._behind_at: datetime | None = None
         self._early: list[LogLines | SourceSilent] = []
         self.lookout = Lookout(self.state_dir)
         self.guard = Guard((self.name,), self.clock)
@@ -278,6 +283,7 @@ class Session:
             from_start=new,
         )
         self.tail.generation = 0 if new else self.server.generation  # what waits was written by the server before
+        self.tail.most_bytes = MOST // 8  # how long lines take is not known yet
         self._early = self.tail.poll(self.clock.now())
         model = Path(spec.cwd) / settings.model_path(spec, config_values(spec))
         places = {"logs": Path(settings.log_dir(spec, os.environ)), "state": self.state_dir}
@@ -354,6 +360,7 @@ class Session:
         ask = self.guard.ask
         told = ask("successor", now, self._take_successor)
         told += ask("kernel", now, lambda: self._kernel_lines(now))
+        told += ask("logs", now, lambda: self._lag(now))
         told += self.lookout.news()
         told += ask("processes", now, lambda: self._processes(now, every))
         told += ask("gpu", now, lambda: self._cards_told(now, every))
@@ -376,10 +383,13 @@ class Session:
         return told
 
     def _lag(self, now: datetime) -> list[Observation]:
-        """Tell how many bytes of the logs wait to be read, while any do, and once when none do any more."""
+        """Tell each second how many bytes of the logs wait to be read, while any do, and once when none do any more."""
         behind = self.tail.lag_bytes if self.tail else 0
-        before, self._behind = self._behind, behind
-        if not (behind or before):
+        last = self._behind_at
+        if behind and last and _NOTHING <= now - last < _LAG_EVERY:
+            return []
+        self._behind_at = now if behind else None
+        if not behind and not last:
             return []
         values = {"logs.behind_bytes": float(behind)}
         return [Numbers(target=self.name, at=now, generation=self.server.generation, values=values)]
@@ -395,7 +405,6 @@ class Session:
         return [
             *(self.host.poll(now) if self.host else []),
             *(self.sense.measure(now) if self.sense else []),
-            *self._lag(now),
         ]
 
     def _take_successor(self) -> Sequence[Observation]:
@@ -477,17 +486,27 @@ class Session:
             return []
         told: list[Observation] = []
         early, self._early = self._early, []
+        began = time.monotonic()
         for piece in early or self.tail.poll(now):  # a turn is bounded by one poll
             if isinstance(piece, LogLines):
                 self.read_lines += piece.data.count(b"\n")
                 told += self._matched(piece)
             else:
                 told.append(piece)
+        self._set_pace(self.tail, time.monotonic() - began)
         told += [SourceSees(target=self.name, at=now, source=one) for one in sorted(self._dark - self.tail.silent)]
         self._dark = self.tail.silent
         if not self.tail.busy:
             self.tail.generation = self.server.generation
         return told
+
+    @staticmethod
+    def _set_pace(tail: LogTail, seconds: float) -> None:
+        """Read less in the next turn where this one took long: what a turn found is written down at its end only."""
+        if seconds > _LONG_TURN:
+            tail.most_bytes = max(LEAST, tail.most_bytes // 2)
+        elif seconds < _LONG_TURN / 4:
+            tail.most_bytes = min(MOST, tail.most_bytes * 2)
 
     def _matched(self, piece: LogLines) -> list[Observation]:
         console = _CONSOLE.search(piece.source)

@@ -328,8 +328,11 @@ class Follow:
             self.skip_to = self.offset
         return len(data)
 
-    def read(self, now: datetime) -> tuple[int, list[Piece]]:
+    def read(self, now: datetime, most: int = TURN) -> tuple[int, list[Piece]]:
         """Read one turn.
+
+        Args:
+            most: Bytes of whole lines; a line that is longer is read all the same.
 
         Returns:
             Bytes passed (0 where only an unfinished line is there, or where the file was replaced
@@ -338,9 +341,9 @@ class Follow:
         Raises:
             OSError: It cannot be read.
         """
-        data = self._next(TURN)
+        data = self._next(most)
         end = data.rfind(b"\n") + 1
-        if not end and len(data) == TURN:
+        if not end and len(data) == most:
             data = self._next(LONGEST)
             end = data.rfind(b"\n") + 1
             if not end and len(data) == LONGEST:

@@ -32,12 +32,12 @@ from types import TracebackType
 
 from diagnose.model.observation import LogLines, SourceSilent, Stream
 from diagnose.sources.folders import Name, Watch, looks_like_log_name, may_be_copy_of, watches
-from diagnose.sources.follow import Follow, Key, Piece, Position
+from diagnose.sources.follow import TURN, Follow, Key, Piece, Position
 
 __all__ = ["LogTail", "Position"]
 
-_MOST = 4 * 1024 * 1024
-"""Bytes given out in one poll."""
+MOST, LEAST = 4 * 1024 * 1024, 64 * 1024
+"""Bytes given out in one poll: never more, and no owner should ask for less."""
 
 _MOST_SKIPPED = 32 * 1024 * 1024
 """Bytes in one poll that are only counted."""
@@ -75,6 +75,7 @@ class LogTail:
 
     Attributes:
         generation: The launch that lines belong to from now on; the owner sets it.
+        most_bytes: Given out in one poll; the owner may ask for less.
         busy: Whether the last poll found something, or left something for the next.
         read_bytes: Bytes given out since this tail was made: growth is progress.
     """
@@ -90,6 +91,7 @@ class LogTail:
         is_log: Callable[[str], bool] = looks_like_log_name,
     ) -> None:
         self.generation = 0
+        self.most_bytes = MOST
         self.busy = False
         self.read_bytes = 0
         self._watches = watches([os.fspath(pattern) for pattern in patterns], is_log)
@@ -326,7 +328,7 @@ class LogTail:
     def _read(self, now: datetime) -> None:
         """Give each file a turn, again and again, until all is read or the poll has enough."""
         files = [file for file in self._files.values() if file.behind or file.partial]
-        left, skippable = _MOST, _MOST_SKIPPED
+        left, skippable = self.most_bytes, _MOST_SKIPPED
         start, progress = self._turn % max(1, len(files)), True
         while progress and left > 0 and skippable > 0:
             progress = False
@@ -334,7 +336,7 @@ class LogTail:
                 file = files[place]
                 if not file.behind:
                     continue
-                given, skipped = self._take_turn(file, now)
+                given, skipped = self._take_turn(file, now, min(TURN, max(left, LEAST)))
                 left, skippable = left - given, skippable - skipped
                 progress = progress or given + skipped > 0
                 if left <= 0 or skippable <= 0:
@@ -344,14 +346,14 @@ class LogTail:
             if file.partial:
                 self._give(file, file.give_unfinished(now), now)
 
-    def _take_turn(self, file: Follow, now: datetime) -> tuple[int, int]:
+    def _take_turn(self, file: Follow, now: datetime, most: int) -> tuple[int, int]:
         """Read one turn of one file; return the bytes given out and those only counted."""
         try:
             if not file.open():
                 return 0, 0
             if file.offset < file.skip_up_to:
                 return 0, file.skip()
-            passed, pieces = file.read(now)
+            passed, pieces = file.read(now, most)
         except OSError as error:
             self._tell(now, file.path, error)
             file.size = file.read_to  # until the next look

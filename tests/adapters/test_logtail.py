@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from diagnose.model.observation import LogLines, SourceSilent
-from diagnose.sources.logtail import LogTail
+from diagnose.sources.logtail import LEAST, LogTail
 
 NOON = datetime(2025, 9, 2, 12, tzinfo=timezone.utc)
 
@@ -436,6 +436,18 @@ def test_a_hole_of_zero_bytes_is_passed_over(log, size):
     log.poll()
 
     assert log.lines[2:] == [("a.log", 1, "behind the hole"), ("a.log", 2, "next")]
+
+
+def test_an_owner_that_is_slow_is_given_less_at_a_time(bench):
+    bench.start().most_bytes = LEAST
+    bench.poll()
+    bench.write("flood.log", b"line of a flood\n" * 100_000)
+    bench.write("quiet.log", "one\n")
+    news = bench.poll()
+
+    assert 0 < sum(len(one.data) for one in news) <= 2 * LEAST
+    bench.drain()
+    assert len(bench.lines) == 100_001
 
 
 def test_a_burst_is_read_in_bounded_polls_and_the_rest_waits_on_disk(bench):
