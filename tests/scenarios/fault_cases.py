@@ -9,8 +9,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -189,6 +189,31 @@ def _both(name: str, end: str, *causes: str, eras: tuple[str, ...] = ("2.4", "2.
 
 _LONG = _chat("write a long poem", max_tokens=200, ignore_eos=True)
 
+_NARROW_DOOR = _both(
+    "narrow-door",
+    "approve",
+    "overload_503",
+    plan="--max-concurrency 4 -> 16",
+    flags=("--max-model-len", "8192", "--max-num-seqs", "32", "--max-concurrency", "4"),
+    traffic=(10, _LONG),
+    eras=("2.6",),
+)
+_PREEMPTING = _both(
+    "preempting",
+    "approve",
+    "kv_cache_insufficient",
+    plan="--max-num-seqs 8 -> 6",
+    flags=("--max-model-len", "2048", "--max-num-seqs", "8", "--num-gpu-blocks-override", "36"),
+    traffic=(8, _chat("word " * 150, max_tokens=500, ignore_eos=True)),
+    tokens_per_second=400,
+)
+
+
+def _allowed(cases: Iterable[Case], remedy: str) -> tuple[Case, ...]:
+    """Return the same scenarios at a site that lets the daemon do by itself what it would ask a person for."""
+    return tuple(replace(one, name=f"{one.name}-allowed", end="cured", allowed=(remedy,)) for one in cases)
+
+
 FAULTS: tuple[Case, ...] = tuple(
     chain(
         # memory
@@ -244,24 +269,8 @@ FAULTS: tuple[Case, ...] = tuple(
             traffic=(14, _LONG),
             tokens_per_second=60,
         ),
-        _both(
-            "narrow-door",
-            "approve",
-            "overload_503",
-            plan="--max-concurrency 4 -> 16",
-            flags=("--max-model-len", "8192", "--max-num-seqs", "32", "--max-concurrency", "4"),
-            traffic=(10, _LONG),
-            eras=("2.6",),
-        ),
-        _both(
-            "preempting",
-            "approve",
-            "kv_cache_insufficient",
-            plan="--max-num-seqs 8 -> 6",
-            flags=("--max-model-len", "2048", "--max-num-seqs", "8", "--num-gpu-blocks-override", "36"),
-            traffic=(8, _chat("word " * 150, max_tokens=500, ignore_eos=True)),
-            tokens_per_second=400,
-        ),
+        _NARROW_DOOR,
+        _PREEMPTING,
         _both(
             "answers-in-circles",
             "approve",
@@ -270,25 +279,8 @@ FAULTS: tuple[Case, ...] = tuple(
             faults=("repetition:tokens=3;words=!",),
         ),
         # the same, where the site lets the daemon do it, and the load goes on meanwhile
-        _both(
-            "narrow-door-allowed",
-            "cured",
-            "overload_503",
-            plan="--max-concurrency 4 -> 16",
-            flags=("--max-model-len", "8192", "--max-num-seqs", "32", "--max-concurrency", "4"),
-            traffic=(10, _LONG),
-            allowed=("server.widen-the-door",),
-            eras=("2.6",),
-        ),
-        _both(
-            "preempting-allowed",
-            "cured",
-            "kv_cache_insufficient",
-            flags=("--max-model-len", "2048", "--max-num-seqs", "8", "--num-gpu-blocks-override", "36"),
-            traffic=(8, _chat("word " * 150, max_tokens=500, ignore_eos=True)),
-            tokens_per_second=400,
-            allowed=("server.relieve-kv-cache",),
-        ),
+        _allowed(_NARROW_DOOR, "server.widen-the-door"),
+        _allowed(_PREEMPTING, "server.relieve-kv-cache"),
         # what only a person can mend
         _both("weights-too-large", "advice", "gpu_oom_load", card_gib=0.5),
         _both("model-missing", "advice", "model_not_found", faults=("model-missing",)),
