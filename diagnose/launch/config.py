@@ -14,6 +14,8 @@ from diagnose.launch.table import BY_NAME, canonical, kind_of
 from diagnose.model.launch import LaunchSpec
 
 EMPTY: Mapping[str, str] = {}
+_DEEPEST = 64
+"""Levels of a value; a server's settings have three or four."""
 
 
 def config_path(spec: LaunchSpec) -> str | None:
@@ -94,15 +96,30 @@ def _text(given: object, *, many: bool) -> str:
     return str(given)
 
 
+def _refuse_depth(text: str) -> None:
+    """Look at the pieces one by one: values are made of them by functions that go as deep as the text does.
+
+    Raises:
+        ValueError: It is nested without end.
+        yaml.YAMLError: It is no YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError("nested too deep")
+
+
 def _mapping(text: str, path: str) -> dict[str, object]:
     try:
+        _refuse_depth(text)
         read = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, None)
         problem = f"no YAML: {error.problem}"
         raise FileError(path=path, line=line, column=column, problem=problem, hint="Write key: value lines") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no such day; nested without end
+    except (yaml.YAMLError, ValueError) as error:  # as a day that does not exist
         raise FileError(path=path, line=1, problem="no YAML", hint="Write key: value lines") from error
     if read is None:
         return {}

@@ -38,7 +38,7 @@ def test_at_least_25_distinct_faults_are_played_each_era_has_half_of_them_and_he
     assert len(faults) >= 25
     assert len({case.name for case in HEALTHY}) >= 6
     for era in ("2.4", "2.6"):
-        assert 2 * sum(case.era == era for case in played) >= len({case.name for case in played}) - 1
+        assert 2 * sum(case.era == era for case in played) >= len(played) - 2  # some know one era only
 
 
 def test_nearly_all_faults_are_found(results: list[Result]):
