@@ -39,7 +39,10 @@ from diagnose.ports import Clock
 if TYPE_CHECKING:
     from diagnose.agent.alerting import Alerting  # a daemon that tells nobody need not load it
 
-_BUSY, _IDLE = 0.01, 0.2
+_BUSY, _IDLE = 0.008, 0.2
+_STILL_BUSY = 4
+"""Turns without news before the next one may wait for long: who writes lines pauses between them, too."""
+
 _HELD_UP = 1.0
 """Seconds between two turns from which on the daemon itself was held up: by a slow disk, or stopped with its host."""
 
@@ -150,12 +153,13 @@ class Daemon:
             tasks.cancel_scope.cancel()
 
     async def _take_turns(self, hands: anyio.abc.TaskGroup) -> None:
+        quiet = 0
         while not self._stop.is_set():
             with self.pulse.beat():
                 self._turn(hands)
             self.manager.turned(self.state)
-            busy = any(session.busy for session in self.sessions.values())
-            await anyio.sleep(_BUSY if busy else _IDLE)
+            quiet = 0 if any(session.busy for session in self.sessions.values()) else quiet + 1
+            await anyio.sleep(_BUSY if quiet <= _STILL_BUSY else _IDLE)
 
     def _begin(self, kept: Mapping[str, bytes]) -> None:
         """Find or start all servers."""

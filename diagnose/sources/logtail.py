@@ -1,6 +1,6 @@
 """One endless log out of files that are rotated, truncated, replaced, and appear late.
 
-The owner calls `LogTail.poll` every 10 ms while it is `busy`, every 100 to 250 ms while not. A poll
+The owner calls `LogTail.poll` every few milliseconds while it is `busy`, every 100 to 250 ms while not. A poll
 asks each file for its size (no thread, no inotify: one callback per write costs more than all of
 this), gives out what is new, at most 4 MiB, and leaves the rest on disk for the next poll. Where names
 and files belong together is looked up every 0.2 s: in between, only what is open already is read on.
