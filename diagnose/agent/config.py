@@ -11,7 +11,7 @@ from diagnose.engine.policy import Policy
 from diagnose.errors import ConfigError
 from diagnose.model.text import Duration
 from diagnose.notices.config import Alerts
-from diagnose.sources.http import PROMPT
+from diagnose.profiles.fastdeploy import CANARY_PROMPT
 from diagnose.web.place import Http
 
 _UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@\\-]*\.service")
@@ -64,7 +64,7 @@ class Probes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     starting_every: Duration = Duration(seconds=2)
     metrics_every: Duration = Duration(seconds=5)
     timeout: Duration = Duration(seconds=30)
-    prompt: str = PROMPT
+    prompt: str = CANARY_PROMPT
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -115,7 +115,7 @@ class Daemon:
         self.pulse = Pulse()
         self._inbox: list[Observation] = []
         self._answers: dict[str, _Answer] = {}
-        self._stop = anyio.Event()
+        self._stopping = False
         self._thought: datetime | None = None
         self._pruned: datetime | None = None
         self._guard = Guard(sessions, clock)
@@ -126,7 +126,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Ask the daemon to end after this turn."""
-        self._stop.set()
+        self._stopping = True
 
     async def run(self) -> None:
         """Begin all targets and look after them, until `stop`, SIGINT or SIGTERM.
@@ -154,7 +154,7 @@ class Daemon:
 
     async def _take_turns(self, hands: anyio.abc.TaskGroup) -> None:
         quiet = 0
-        while not self._stop.is_set():
+        while not self._stopping:
             with self.pulse.beat():
                 self._turn(hands)
             self.manager.turned(self.state)

@@ -12,6 +12,7 @@ import msgspec
 from diagnose.engine.correlate import Group
 from diagnose.model.finding import Finding
 from diagnose.model.incident import Entry, Incident, State, Try
+from diagnose.model.rule import Severity
 
 ARROWS: Mapping[State, frozenset[State]] = {
     State.PENDING: frozenset({State.OPEN, State.RESOLVED, State.HISTORY}),
@@ -29,6 +30,11 @@ LIVE = frozenset({State.PENDING, State.OPEN, State.ACTING, State.VERIFYING, Stat
 
 _MOST_ENTRIES = 200
 _MOST_FINDINGS = 40
+
+
+def is_open(incident: Incident) -> bool:
+    """Say whether it is a trouble that is not over; notes are none."""
+    return incident.state in LIVE and incident.severity is not Severity.INFO
 
 
 def begin(

@@ -51,7 +51,7 @@ def due(target: Target, own: Collection[Incident], policy: Policy, *, now: datet
         own: The target's incidents.
     """
     mode = min((policy.mode, policy.modes.get(f"target:{target.name}", policy.mode)), key=lambda one: one.rank)
-    live = [one for one in own if one.state in incidents.LIVE and one.severity is not Severity.INFO]
+    live = [one for one in own if incidents.is_open(one)]
     if target.desired is None or mode is Mode.OBSERVE or brakes.paused(policy, target, now):
         return None
     if any(one.state is State.PENDING for one in live):

@@ -338,11 +338,7 @@ class _Turn:
 
     def _calm(self, target: Target) -> bool:
         """Say whether no trouble of the target is open."""
-        return all(
-            one.state not in incidents.LIVE or one.severity is Severity.INFO
-            for one in self.incidents.values()
-            if one.target == target.name
-        )
+        return not any(incidents.is_open(one) for one in self.incidents.values() if one.target == target.name)
 
     def _exhausted(self, incident: Incident, target: Target) -> Incident:
         if why := self._is_cleared(incident, target):

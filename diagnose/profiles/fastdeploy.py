@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from diagnose.model.knowledge import Mark
 from diagnose.model.observation import Stream
 
+CANARY_PROMPT = "Name three colours of the rainbow."
+"""What a server is asked, if nobody wishes otherwise, to prove that it answers."""
+
 _STREAMS: tuple[tuple[str, Stream], ...] = (
     (r"workerlog\.\d+", "worker"),
     (r"launch_worker\.log", "launch"),

@@ -20,6 +20,7 @@ import httpx
 
 from diagnose.engine.repetition import score
 from diagnose.model.observation import ProbeResult
+from diagnose.profiles.fastdeploy import CANARY_PROMPT
 from diagnose.sources.answer import Answered, read
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 Answer = Literal["ok", "refused", "timeout", "unhealthy", "cleared", "missing", "busy", "error"]
 CANARY = "diagnose-canary-"
 MOST_TOKENS = 16
-PROMPT = "Name three colours of the rainbow."
 
 _UNHEALTHY = "Worker Service Not Healthy"
 _KEY_CURE = "401: the server wants an API key. Set FD_API_KEY for diagnose as for the server."
@@ -131,7 +131,7 @@ class CompletionProbe(_Probe):
         *,
         target: str,
         base_url: str,
-        prompt: str = PROMPT,
+        prompt: str = CANARY_PROMPT,
         model: str | None = None,
         api_key: str | None = None,
         timeout: timedelta = timedelta(seconds=30),

@@ -9,7 +9,7 @@ import msgspec
 
 from diagnose import __version__
 from diagnose.engine import cards
-from diagnose.engine.incidents import LIVE
+from diagnose.engine.incidents import is_open
 from diagnose.engine.plan import effective
 from diagnose.engine.state import State
 from diagnose.engine.targets import Target
@@ -160,7 +160,7 @@ def status(
         unused: What was given for a target and is not what runs, a line each.
         lang: Of what is told in words.
     """
-    live = [one for one in incidents if one.state in LIVE and one.severity is not Severity.INFO]
+    live = [one for one in incidents if is_open(one)]
     return Status(
         at=at,
         version=__version__,

@@ -11,13 +11,12 @@ import anyio.to_thread
 from msgspec import UNSET
 
 from diagnose.engine import repetition
-from diagnose.engine.incidents import LIVE
+from diagnose.engine.incidents import is_open
 from diagnose.engine.signals import REPETITIVE
 from diagnose.model.causes import CAUSES
 from diagnose.model.incident import Incident
 from diagnose.model.mark import Mark
 from diagnose.model.observation import Order, OutputScored
-from diagnose.model.rule import Severity
 from diagnose.model.text import Lang, Text
 from diagnose.notices.book import Face, face_of
 from diagnose.report import build, texts
@@ -72,7 +71,7 @@ def incidents(asked: Asked) -> Answer:
         if query.target in {UNSET, one.target}
         and query.cause in {UNSET, one.cause}
         and query.state in {UNSET, one.state}
-        and query.open in {UNSET, _is_open(one)}
+        and query.open in {UNSET, is_open(one)}
         and (query.severity is UNSET or one.severity.rank >= query.severity.rank)
         and (since is None or _changed_at(one) >= since)
     ]
@@ -149,7 +148,7 @@ def _owners(asked: Asked) -> dict[str, str]:
 
 
 def _brief(one: Incident, owners: Mapping[str, str], said: Mark | None, lang: Lang) -> shapes.Brief:
-    held = one.held if _is_open(one) else ""
+    held = one.held if is_open(one) else ""
     return shapes.Brief(
         id=one.id,
         target=one.target,
@@ -166,10 +165,6 @@ def _brief(one: Incident, owners: Mapping[str, str], said: Mark | None, lang: La
         held_text=texts.hold_text(held, {}, lang) if held else "",
         mark=said,
     )
-
-
-def _is_open(one: Incident) -> bool:
-    return one.state in LIVE and one.severity is not Severity.INFO
 
 
 def _changed_at(one: Incident) -> datetime:
