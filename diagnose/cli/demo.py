@@ -50,13 +50,14 @@ def run(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from diagnose.agent import wiring
+    from diagnose.cli import screen
     from diagnose.cli.narrate import Narrator
 
     folder, lang, console = args.dir.resolve(), language(args), Console(highlight=False)
     config = prepare(folder, args)
     words = _WORDS[lang]
     console.print(Text(words["intro"].format(card="3 GiB"), style="bold"))
-    narrator = Narrator(console, lang, since=datetime.now(timezone.utc))
+    narrator = Narrator(screen.on(console), lang, since=datetime.now(timezone.utc))
     narrator.command(config.targets[0].command)
     done = _Done(narrator)
     with wiring.daemon(config, folder / "state", watcher=done, stop_servers=True) as daemon:

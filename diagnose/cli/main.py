@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -62,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"diagnose: {error}", file=sys.stderr)
         return EXIT_USAGE
     except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from diagnose.cli.output import no_reader
+
+        no_reader()
         return EXIT_FINE
     except KeyboardInterrupt:
         return 130

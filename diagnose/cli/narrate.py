@@ -6,9 +6,7 @@ import shlex
 from collections.abc import Sequence
 from datetime import datetime
 
-from rich.console import Console
-from rich.text import Text as Line
-
+from diagnose.cli.screen import Show
 from diagnose.engine.state import State
 from diagnose.launch.spec import diff
 from diagnose.model.effect import Effect, Perform, PhaseChanged, SaveIncident
@@ -37,19 +35,11 @@ _COLOURS = {
 }
 
 
-class Screen(Console):
-    """A console whose reader may leave: the daemon looks after its servers all the same."""
-
-    def on_broken_pipe(self) -> None:
-        """Say nothing more."""
-        self.quiet = True
-
-
 class Narrator:
     """Prints each turn's effects; log text is shown as text, never as markup."""
 
-    def __init__(self, console: Console, lang: Lang, *, since: datetime) -> None:
-        self._console, self._lang, self._since = console, lang, since
+    def __init__(self, show: Show, lang: Lang, *, since: datetime) -> None:
+        self._show, self._lang, self._since = show, lang, since
         self._told: dict[str, int] = {}
         self._compared: set[str] = set()
 
@@ -105,4 +95,4 @@ class Narrator:
 
     def _say(self, at: datetime | None, head: str, text: str, style: str) -> None:
         clock = f"{(at - self._since).total_seconds():7.1f}s" if at else " " * 8
-        self._console.print(Line(f"{clock}  {head:<18} ", style="dim") + Line(text, style=style), soft_wrap=True)
+        self._show([(f"{clock}  {head:<18} ", "dim"), (text, style)])

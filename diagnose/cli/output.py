@@ -69,6 +69,11 @@ def write(text: str, output: str | None) -> None:
     sys.stdout.flush()
 
 
+def no_reader() -> None:
+    """Let what is still written to standard output vanish: who read it has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _write_file(text: str, path: Path) -> None:
     try:
         if _is_device(path):

@@ -52,14 +52,14 @@ def run(args: argparse.Namespace) -> int:
     from datetime import datetime, timezone
 
     from diagnose.agent import wiring
-    from diagnose.cli.narrate import Narrator, Screen
+    from diagnose.cli import screen
+    from diagnose.cli.narrate import Narrator
 
     lang = language(args)
-    console = Screen(highlight=False)
     config = configuration(args)
     warn_of_imaginary_flags(config, lang)
     folder = Path(config.state_dir) if config.state_dir and not args.state_dir else state_dir(args)
-    narrator = Narrator(console, lang, since=datetime.now(timezone.utc))
+    narrator = Narrator(screen.standard_output(), lang, since=datetime.now(timezone.utc))
     stop = args.on_exit == "stop"
     with wiring.daemon(
         config,

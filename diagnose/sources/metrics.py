@@ -7,6 +7,7 @@ processes gauges carry a ``pid``; those of processes that have gone stay in the 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -42,6 +43,9 @@ _TOTALS = _COUNTERS | {
     f"{name}_{part}": f"{ours}_{part}_total" for name, ours in _HISTOGRAMS.items() for part in ("count", "sum")
 }
 _PREFIX = "fastdeploy:"
+_ASKED = re.compile(rf"{_PREFIX}(?:{'|'.join([*_SUMS, *_LARGEST, *_TOTALS])})[ {{]")
+"""The lines that are read. Most of an answer are buckets, which nobody here asks for."""
+
 _PATIENCE = 3
 """Failures in a row, while the server answers otherwise, before it is said that nothing can be seen."""
 
@@ -115,11 +119,11 @@ def numbers(text: str) -> dict[str, float]:
     """
     from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - only for a ready server
 
+    asked = "\n".join(line for line in text.splitlines() if _ASKED.match(line))
     rows: list[Row] = [
         (sample.name.removeprefix(_PREFIX), sample.labels, float(sample.value))
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(asked)
         for sample in family.samples
-        if sample.name.startswith(_PREFIX)
     ]
     rows = _of_the_living(rows)
     found: dict[str, float] = {}
