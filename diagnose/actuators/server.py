@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from diagnose.actuators import console
 from diagnose.controllers import procfs
 from diagnose.controllers.attach import listener
+from diagnose.controllers.spawn import CONSOLE
 from diagnose.errors import ActuatorError, ConfigError, ControllerError
 from diagnose.launch import settings
 from diagnose.launch.secrets import hidden
@@ -90,12 +92,23 @@ class Server:
             ActuatorError: It could not be started.
         """
         number = self.generation + 1
-        folder = self.run_dir / f"generation-{number}"
         self._others = self._used(plan.after)
+        folder = console.folder(self.run_dir, number)
         handle = self.controller.start(self.target, number, plan.after, run_dir=str(folder))
         self.handle, self.generation = handle, number
+        console.forget_old(self.run_dir, number)
         self.started(handle)
         return handle
+
+    def bound_console(self) -> None:
+        """Keep the file that takes its output within bounds, where it is one of ours; may wait for the disk.
+
+        Raises:
+            OSError: See `console.turn_over`.
+        """
+        path = console.folder(self.run_dir, self.generation) / CONSOLE
+        if self.handle and self.handle.console == str(path):
+            console.turn_over(path)
 
     def late_bytes(self) -> int:
         """Wait until the cards hold no more than before the last start, and say how much more they still hold.

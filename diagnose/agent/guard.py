@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import anyio
 import msgspec
 
+from diagnose.errors import DiagnoseError
 from diagnose.model.observation import Observation, SourceSees, SourceSilent
 from diagnose.ports import Clock
 
@@ -83,7 +84,7 @@ class Guard:
         if before and before.dark:
             return []
         reason = reason_of(error)
-        _log.warning("%s: %s", source, reason, exc_info=None if isinstance(error, OSError) else error)
+        _log.warning("%s: %s", source, reason, exc_info=None if isinstance(error, OSError | DiagnoseError) else error)
         return self.silent(source, reason, now, "broken")
 
     def silent(self, source: str, reason: str, now: datetime, kind: str = "") -> list[Observation]:
@@ -110,6 +111,8 @@ def reason_of(error: BaseException) -> str:
     inner: Sequence[BaseException] = getattr(error, "exceptions", ())  # of a group; Python 3.10 has no name for it
     if len(inner) == 1:
         return reason_of(inner[0])
+    if isinstance(error, DiagnoseError):
+        return str(error)  # it ends in its cure
     if isinstance(error, OSError) and error.strerror:
         cure = "Check ulimit -n, the memory and the disk of this host; it is tried again by itself."
     else:

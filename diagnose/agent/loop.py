@@ -49,6 +49,7 @@ _HELD_UP = 1.0
 _SPOILT_MOST = 3
 """Questions in a row that may be spoilt by that before it is told."""
 
+_LOOK_AT_CONSOLE = 10.0
 _THINK_EVERY = timedelta(milliseconds=500)
 _PRUNE_EVERY = timedelta(hours=1)
 _ENDING = timedelta(seconds=90)
@@ -116,6 +117,7 @@ class Daemon:
         self._inbox: list[Observation] = []
         self._answers: dict[str, _Answer] = {}
         self._stopping = False
+        self._late: list[str] = []
         self._thought: datetime | None = None
         self._pruned: datetime | None = None
         self._guard = Guard(sessions, clock)
@@ -168,6 +170,10 @@ class Daemon:
             cut_short = [one for one in self.state.intents.values() if one.target == name]
             try:
                 session.begin(self.state.targets.get(name, Target(name=name)), kept, cut_short)
+            except ControllerError:
+                if not session.config.unit:
+                    raise
+                self._late.append(name)  # its unit runs no server now: why, is to be found out, and it may yet
             except OSError as error:
                 raise ControllerError(
                     f"{name}: it cannot be told whether a server runs: {error}. Free descriptors (ulimit -n), memory "
@@ -180,8 +186,11 @@ class Daemon:
         for name, session in self.sessions.items():
             own = Guard([name], self.clock)
             self._guards.append(own)
+            if name in self._late:
+                tasks.start_soon(own.keep, "server", partial(self._begin_late, session, self.journal.kept()))
             tasks.start_soon(own.keep, "probes", partial(self._probe, session))
             tasks.start_soon(own.keep, "metrics", partial(self._measure, session))
+            tasks.start_soon(own.keep, "console", partial(self._bound_console, session))
         if self.reload:
             tasks.start_soon(self._guard.keep, "rules", partial(self.reload.watch, self))
         if self.door:
@@ -224,6 +233,16 @@ class Daemon:
     def tell_sees(self, source: str) -> None:
         """Tell each target that this sense can see again."""
         self._inbox += self._guard.sees(source, self.clock.now())
+
+    async def _begin_late(self, session: Session, kept: Mapping[str, bytes]) -> None:
+        """Start a unit that ran no server when we began; told, and tried again, by who keeps this at work.
+
+        Raises:
+            ControllerError: It still runs none.
+        """
+        await anyio.to_thread.run_sync(session.start_unit)
+        session.begin(self.state.targets.get(session.name, Target(name=session.name)), kept)
+        await anyio.sleep_forever()
 
     async def _obey_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -347,6 +366,13 @@ class Daemon:
                 told = await session.ask_metrics()
                 self._inbox += [] if self._held_up(began) else told
             await anyio.sleep(self.config.probes.metrics_every.total_seconds())
+
+    @staticmethod
+    async def _bound_console(session: Session) -> None:
+        """Keep what the server writes to its terminal from filling the disk."""
+        while True:
+            await anyio.sleep(_LOOK_AT_CONSOLE)
+            await anyio.to_thread.run_sync(session.server.bound_console)
 
     async def _unspoilt(self, ask: Callable[[], Awaitable[ProbeResult | None]]) -> ProbeResult | None:
         """Ask; where no good answer came while the daemon itself was held up, that says nothing about the server.

@@ -63,7 +63,7 @@ from diagnose.sources.metrics import MetricsSense, urls_of
 from diagnose.sources.process import ProcessSense
 from diagnose.sources.surroundings import Look
 
-_CONSOLE = re.compile(r"generation-(\d+)/console\.log$")
+_CONSOLE = re.compile(r"generation-(\d+)/console\.log(?:\.1)?$")
 _NOTHING = timedelta(0)
 _MEASURE_EVERY = timedelta(seconds=10)
 _LAG_EVERY = timedelta(seconds=1)
@@ -189,7 +189,7 @@ class Session:
             self._note_unused(self._unused(found, self.desired))
         elif self.config.unit:
             how = "spawned"
-            found = self.controller.start(self.name, target.generation + 1, _AS_IT_IS, run_dir="")
+            found = self.start_unit(target.generation + 1)
             self.desired = self.controller.wish(found)
             self._watch(found.spec, kept, new=False)
             self._taken(found, how)
@@ -208,6 +208,14 @@ class Session:
             self._spawn(target, cut_short)
             self._note_unused(None)
         return how
+
+    def start_unit(self, generation: int = 1) -> Handle:
+        """Start the server's unit as it is; may take some time.
+
+        Raises:
+            ControllerError: It runs no server then.
+        """
+        return self.controller.start(self.name, generation, _AS_IT_IS, run_dir="")
 
     def _unused(self, found: Handle, runs: LaunchSpec) -> Unused | None:
         """Say what was given and is not what runs: the server that runs is taken over as it is."""

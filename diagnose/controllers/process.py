@@ -22,7 +22,7 @@ import psutil
 from diagnose.controllers import procfs
 from diagnose.controllers.attach import differing, is_server, listener, main_of
 from diagnose.controllers.leftovers import SHM, TMP, leftovers
-from diagnose.controllers.spawn import send, spawn
+from diagnose.controllers.spawn import CONSOLE, send, spawn
 from diagnose.controllers.tree import MARK, TreeFinder, queue_ports_of
 from diagnose.errors import ConfigError, ControllerError
 from diagnose.launch import settings
@@ -75,7 +75,7 @@ class ProcessController:
             ControllerError: It could not be started.
         """
         instance = f"{self._owner}:{target}/{generation}/{uuid.uuid4().hex[:12]}"
-        console = Path(run_dir) / "console.log"
+        console = Path(run_dir) / CONSOLE
         child = spawn(spec, console, {**os.environ, **spec.env, MARK: instance}, umask=self._umask)
         self._children[child.pid] = child
         handle = handle_of(child.pid, target=target, generation=generation, spec=spec, instance=instance)

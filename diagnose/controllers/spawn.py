@@ -13,6 +13,9 @@ from diagnose.errors import ControllerError
 from diagnose.model.launch import LaunchSpec
 from diagnose.ports import Member
 
+CONSOLE = "console.log"
+"""The file of a start that takes what its command writes to the terminal."""
+
 
 def spawn(spec: LaunchSpec, console: Path, env: Mapping[str, str], *, umask: int = -1) -> subprocess.Popen[bytes]:
     """Start a command in its own session, its output appended to a file.

@@ -105,6 +105,7 @@ class LogTail:
         self._told: set[str] = set()
         self._failing: set[str] = set()
         self._began: datetime | None = None
+        self._missing: set[Key] = set()
         self._looked: datetime | None = None
         self._turn = 0
         self._out: list[LogLines | SourceSilent] = []
@@ -174,6 +175,8 @@ class LogTail:
         self._meet(found, now)
         if self._began is None:
             self._began = now
+            self._missing = self._memory.keys() - found.keys()
+        elif self._missing:
             self._forget_deleted(found)
         self._read(now)
         self._rename(found)
@@ -225,11 +228,13 @@ class LogTail:
     def _forget_deleted(self, found: _Found) -> None:
         """Drop what has gone while nobody watched: its inode number will be given out again.
 
+        What the first look misses may have been renamed while it went on: only what the second misses too has gone.
         Where the folder itself is missing (not mounted yet?) nothing is known, and all is kept.
         """
-        for key, one in tuple(self._memory.items()):
-            if key not in found and os.path.isdir(os.path.dirname(one.path)):
+        for key in self._missing & self._memory.keys() - found.keys():
+            if os.path.isdir(os.path.dirname(self._memory[key].path)):
                 del self._memory[key]
+        self._missing = set()
 
     def _first_sight(self, found: _Found) -> None:
         """Note how much was there before the first watch of each pattern."""

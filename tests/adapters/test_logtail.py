@@ -768,6 +768,27 @@ def test_a_rotation_while_down_loses_nothing(log):
     assert [(number, line) for _, number, line in log.lines[2:]] == [(3, "three"), (4, "four"), (1, "new")]
 
 
+def test_a_rotation_in_the_middle_of_the_first_look_after_a_restart_doubles_nothing(log, monkeypatch):
+    log.stop()
+    ask, done = os.stat, []
+
+    def rotating(path, *args, **more):
+        if str(path).endswith("a.log") and not done:  # the folder was listed, and no file asked yet
+            done.append(log.path("a.log").rename(log.path("a.log.1")))
+        return ask(path, *args, **more)
+
+    log.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", rotating)
+        log.poll()
+    assert done
+    log.poll(seconds=2, times=3)
+    log.write("a.log.1", "three\n")
+    log.poll()
+
+    assert log.lines[2:] == [("a.log.1", 3, "three")]
+
+
 def test_copytruncate_while_down_doubles_nothing(log):
     log.stop()
     log.write("a.log", "three\n")

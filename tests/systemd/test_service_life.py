@@ -175,6 +175,23 @@ def test_a_server_that_does_not_fit_is_restarted_in_its_unit_with_an_overlay_unt
     assert not own["overlays"], "what was laid over other arguments is gone"
 
 
+def test_a_unit_that_does_not_start_is_told_and_tried_again_by_a_daemon_that_stays_on_watch(host):
+    host.install(FITS)
+    host.drop_in(SERVER, "[Service]\nExecStartPre=/bin/false\n")
+    host.run("systemctl", "start", DAEMON)
+    import time; time.sleep(4)
+    print(host.diagnose("incidents", check=False), host.diagnose("status", check=False), host.diagnose("status", "--json", check=False))
+    told = host.wait(lambda: SERVER in (seen := host.diagnose("incidents", check=False)) and seen, "an incident")
+    print(told, host.diagnose("status", check=False))
+    assert f"systemctl status {SERVER}" in told
+    host.run("rm", f"/etc/systemd/system/{SERVER}.d/test.conf")
+    host.run("systemctl", "daemon-reload")
+    seen = host.wait_ready()
+    assert seen["pid"] == host.server_pid()
+    assert not seen["blind"]
+    assert host.show(DAEMON, "NRestarts") == "0"
+
+
 def test_what_the_daemon_quotes_systemd_reads_as_it_was(host):
     hard = """--a '{"b": "c $d ${e} `f`"}' --g=\\h "i" # j ; k %n 中"""
     host.write("/run/hard.env", f"HARD={quoted(hard)}\n")
