@@ -48,10 +48,7 @@ def test_a_console_is_turned_over_while_its_server_writes_on_and_no_line_is_read
         read += [int(one) for piece in pieces if isinstance(piece, LogLines)
                  for one in re.findall(rb"^line (\d+) x", piece.data, re.MULTILINE)]  # fmt: skip
         turned += console.turn_over(path, MOST)
-        if writer.poll() is None or pieces:
-            quiet_since = None
-        else:
-            quiet_since = quiet_since or time.monotonic()
+        quiet_since = None if writer.poll() is None or pieces else quiet_since or time.monotonic()
         time.sleep(0.01)
     assert writer.returncode == 0
     assert turned >= 3

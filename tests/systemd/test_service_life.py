@@ -179,16 +179,15 @@ def test_a_unit_that_does_not_start_is_told_and_tried_again_by_a_daemon_that_sta
     host.install(FITS)
     host.drop_in(SERVER, "[Service]\nExecStartPre=/bin/false\n")
     host.run("systemctl", "start", DAEMON)
-    import time; time.sleep(4)
-    print(host.diagnose("incidents", check=False), host.diagnose("status", check=False), host.diagnose("status", "--json", check=False))
-    told = host.wait(lambda: SERVER in (seen := host.diagnose("incidents", check=False)) and seen, "an incident")
-    print(told, host.diagnose("status", check=False))
-    assert f"systemctl status {SERVER}" in told
+    title = "The unit of the server runs no server"
+    host.wait(lambda: title in host.diagnose("incidents", check=False), "an incident")
+    assert f"systemctl start {SERVER}: Job for" in host.diagnose("report", check=False)
     host.run("rm", f"/etc/systemd/system/{SERVER}.d/test.conf")
     host.run("systemctl", "daemon-reload")
     seen = host.wait_ready()
     assert seen["pid"] == host.server_pid()
-    assert not seen["blind"]
+    host.wait(lambda: host.seen()["blind"] == {}, "all is seen again")
+    host.wait(lambda: f"resolved  ernie: {title}" in host.diagnose("incidents", check=False), "its end")
     assert host.show(DAEMON, "NRestarts") == "0"
 
 
