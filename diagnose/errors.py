@@ -39,3 +39,7 @@ class ActuatorError(DiagnoseError):
 
 class ControllerError(ActuatorError):
     """The server could not be started, stopped or adopted."""
+
+
+class UnitDownError(ControllerError):
+    """systemd did try to start the server's unit, and it runs no server: it may yet."""

@@ -26,7 +26,7 @@ from diagnose.engine.state import State
 from diagnose.engine.step import step
 from diagnose.engine.targets import Target
 from diagnose.engine.window import forget_changed
-from diagnose.errors import ControllerError, JournalError
+from diagnose.errors import ControllerError, JournalError, UnitDownError
 from diagnose.journal import Also, Journal, Turn
 from diagnose.model import codec
 from diagnose.model.effect import Answered, Effect, Perform
@@ -170,9 +170,7 @@ class Daemon:
             cut_short = [one for one in self.state.intents.values() if one.target == name]
             try:
                 session.begin(self.state.targets.get(name, Target(name=name)), kept, cut_short)
-            except ControllerError:
-                if not session.config.unit:
-                    raise
+            except UnitDownError:
                 self._late.append(name)  # its unit runs no server now: why, is to be found out, and it may yet
             except OSError as error:
                 raise ControllerError(

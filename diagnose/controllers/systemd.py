@@ -21,7 +21,7 @@ import msgspec
 from diagnose.controllers import procfs
 from diagnose.controllers.attach import is_server
 from diagnose.controllers.process import ProcessController, drained_of, freed, handle_of, ports_of
-from diagnose.errors import ControllerError
+from diagnose.errors import ControllerError, UnitDownError
 from diagnose.launch.spec import fastdeploy_part
 from diagnose.model.launch import LaunchSpec
 from diagnose.ports import Exit, Handle, Ports, StopReport
@@ -33,6 +33,8 @@ _EXEC_SECONDS = 15.0
 _STOP_SECONDS = 900.0
 _LOOK_SECONDS = 0.05
 _RUNS, _CLD_EXITED = "0", "1"
+_TRIED = "job for "
+"""In what systemctl says where systemd took the order and the unit did not start: words that are not translated."""
 _GRACE = timedelta(seconds=30)
 _NOTHING = timedelta(0)
 _SHOWN = (
@@ -68,7 +70,8 @@ class SystemdController(ProcessController):
         """Start the unit with this command; one without words as the unit itself says.
 
         Raises:
-            ControllerError: systemd did not start it; or its program is not the unit's.
+            UnitDownError: systemd tried, and it runs no server.
+            ControllerError: systemd was not asked or refused; or its program is not the unit's.
         """
         del run_dir, ports
         if spec.argv:
@@ -185,7 +188,7 @@ class SystemdController(ProcessController):
             if shown.get("ActiveState") in {"failed", "inactive"}:
                 break
             time.sleep(_LOOK_SECONDS)
-        raise ControllerError(f"{self._unit} runs no FastDeploy server. See: journalctl -u {self._unit}")
+        raise UnitDownError(f"{self._unit} runs no FastDeploy server. See: journalctl -u {self._unit}")
 
     def _handle(self, pid: int, target: str, generation: int, shown: Mapping[str, str]) -> Handle:
         spec = LaunchSpec(argv=procfs.cmdline(pid), env=_environment(shown), cwd=procfs.link(pid, "cwd") or "/")
@@ -208,14 +211,16 @@ class SystemdController(ProcessController):
                 words, capture_output=True, text=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL
             )
         except subprocess.TimeoutExpired as error:
-            raise ControllerError(f"systemctl {verb} {self._unit} does not come back. Look at systemd.") from error
+            slow = UnitDownError if verb == "start" else ControllerError
+            raise slow(f"systemctl {verb} {self._unit} does not come back. Look at systemd.") from error
         except OSError as error:
             raise ControllerError(
                 f"{words[0]} cannot be run: {error.strerror}. Is this host's init systemd?"
             ) from error
         if done.returncode:
             told = " ".join(done.stderr.split()).rstrip(".") or f"exit status {done.returncode}"
-            raise ControllerError(
+            tried = _TRIED in told.lower()
+            raise (UnitDownError if tried else ControllerError)(
                 f"systemctl {verb} {self._unit}: {told}. Where it is refused, the rights are missing: diagnose service "
                 f"show; else see: systemctl status {self._unit}"
             )

@@ -152,14 +152,17 @@ class Follow:
         )  # fmt: skip
 
     def open(self) -> bool:
-        """Open ``path``, if it still leads to this file. A second call does nothing.
+        """Open ``path``, if it still leads to this file: a rotation may just have moved it. A second call does nothing.
 
         Raises:
             OSError: It cannot be opened.
         """
         if self.fd >= 0:
             return True
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            return False
         status = os.fstat(fd)
         if (status.st_dev, status.st_ino) != self.key:
             os.close(fd)

@@ -789,6 +789,25 @@ def test_a_rotation_in_the_middle_of_the_first_look_after_a_restart_doubles_noth
     assert log.lines[2:] == [("a.log.1", 3, "three")]
 
 
+def test_a_file_that_a_rotation_renames_before_it_is_opened_is_no_blindness(log, monkeypatch):
+    log.write("b.log", "new\n")
+    opens, done = os.open, []
+
+    def rotating(path, *args, **more):
+        if str(path).endswith("b.log") and not done:  # its name was found, and leads nowhere now
+            done.append(log.path("b.log").rename(log.path("b.log.1")))
+        return opens(path, *args, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", rotating)
+        log.poll()
+    assert done
+    log.poll(seconds=2)
+
+    assert log.lines[-1] == ("b.log.1", 1, "new")
+    assert not log.silent
+
+
 def test_copytruncate_while_down_doubles_nothing(log):
     log.stop()
     log.write("a.log", "three\n")
