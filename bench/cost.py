@@ -85,7 +85,12 @@ def _daemon(folder: Path, cards: int, started: contextlib.ExitStack) -> psutil.P
             *("--state-dir", str(folder / "state"), "--on-exit", "stop"),
         ],
         cwd=folder,
-        env={**os.environ, "LD_LIBRARY_PATH": str(_library(folder, cards)), "NVML_STUB_WORLD": str(folder / "world")},
+        env={
+            **os.environ,
+            "LD_LIBRARY_PATH": str(_library(folder, cards)),
+            "NVML_STUB_WORLD": str(folder / "world"),
+            "NVML_STUB_STEP_MS": "500",  # the real driver takes no time while it waits for an event
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

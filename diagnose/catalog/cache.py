@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import importlib.metadata
 import os
 import platform
 import tempfile
@@ -63,8 +62,10 @@ def keep_knowledge(key: str, known: Knowledge) -> None:
 def _machine() -> str:
     """Name what a compiled database depends on: the library, and the kind of processor."""
     try:
-        version = importlib.metadata.version("hyperscan")
-    except importlib.metadata.PackageNotFoundError:
+        import hyperscan  # noqa: PLC0415 (the matcher works without it)
+
+        version = str(getattr(hyperscan, "__version__", ""))
+    except ImportError:
         version = "none"
     flags = ""
     with contextlib.suppress(OSError):

@@ -33,8 +33,8 @@ FAMILIES = (
 EXIT_FINE, EXIT_FOUND, EXIT_USAGE, EXIT_UNSURE = 0, 1, 2, 3
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the whole parser. Family modules import nothing heavy at their top."""
+def build_parser(families: Sequence[str] = FAMILIES) -> argparse.ArgumentParser:
+    """Build the parser of these families. Their modules import nothing heavy at their top."""
     parser = argparse.ArgumentParser(
         prog="diagnose",
         description="Find, name and cure what ails a FastDeploy server.",
@@ -42,15 +42,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"diagnose {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for family in FAMILIES:
+    for family in families:
         importlib.import_module(f"diagnose.cli.{family}").add(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. A known error is one line on stderr, never a traceback."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    asked = words[:1]
+    parser = build_parser(asked if asked and asked[0] in FAMILIES else FAMILIES)  # a daemon need not hold the rest
+    args = parser.parse_args(words)
     if args.command is None:
         parser.print_help()
         return EXIT_USAGE

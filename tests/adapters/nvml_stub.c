@@ -1,6 +1,7 @@
 /* A pretended libnvidia-ml.so.1, for tests. What it answers stands in the file that NVML_STUB_WORLD names, one
  * "key value" a line, read again whenever it changes; "!N" is the error N of nvml.h, and a key that is not there
- * is NOT_SUPPORTED. Signatures and structures are those of NVIDIA's public nvml.h, as nvidia-ml-py calls them.
+ * is NOT_SUPPORTED. It looks for events each NVML_STUB_STEP_MS (20); the real driver sleeps until one comes, and
+ * takes no time. Signatures and structures are those of NVIDIA's public nvml.h, as nvidia-ml-py calls them.
  *
  *   count 2            driver !9          init !18           hang 1
  *   0.uuid GPU-...     0.name L20         0.pci 0 65 0       0.handle !15
@@ -381,7 +382,9 @@ int nvmlEventSetWait_v2(Set *set, Event *out, u32 milliseconds) {
     int index;
     u64 xid;
     u32 gi;
-    for (u32 waited = 0; waited <= milliseconds; waited += 20) {
+    const char *told = getenv("NVML_STUB_STEP_MS");
+    u32 step = told ? atoi(told) : 20;
+    for (u32 waited = 0; waited <= milliseconds; waited += step) {
         int code = ready("nvmlEventSetWait");
         if (!code && look("wait", value, sizeof value) && value[0] == '!') code = atoi(value + 1);
         if (code) return code;
@@ -391,7 +394,7 @@ int nvmlEventSetWait_v2(Set *set, Event *out, u32 milliseconds) {
             *out = (Event){&devices[epoch][index % CARDS][PARTS], 8, xid, gi, ~0U};
             return OK;
         }
-        usleep(20000);
+        usleep(step * 1000);
     }
     return TIMEOUT;
 }
