@@ -39,9 +39,8 @@ from diagnose.ports import Clock
 if TYPE_CHECKING:
     from diagnose.agent.alerting import Alerting  # a daemon that tells nobody need not load it
 
-_BUSY, _IDLE = 0.008, 0.2
-_STILL_BUSY = 4
-"""Turns without news before the next one may wait for long: who writes lines pauses between them, too."""
+_PAUSES = (0.008, 0.008, 0.04, 0.2)
+"""Seconds between two turns after none, one, two, and more turns without news: who writes lines pauses, too."""
 
 _HELD_UP = 1.0
 """Seconds between two turns from which on the daemon itself was held up: by a slow disk, or stopped with its host."""
@@ -161,7 +160,7 @@ class Daemon:
                 self._turn(hands)
             self.manager.turned(self.state)
             quiet = 0 if any(session.busy for session in self.sessions.values()) else quiet + 1
-            await anyio.sleep(_BUSY if quiet <= _STILL_BUSY else _IDLE)
+            await anyio.sleep(_PAUSES[min(quiet, len(_PAUSES) - 1)])
 
     def _begin(self, kept: Mapping[str, bytes]) -> None:
         """Find or start all servers."""
