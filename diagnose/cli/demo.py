@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     console.print(Text(words["intro"].format(card="3 GiB"), style="bold"))
     narrator = Narrator(screen.on(console), lang, since=datetime.now(timezone.utc))
     narrator.command(config.targets[0].command)
-    done = _Done(narrator)
+    done = Done(narrator)
     with wiring.daemon(config, folder / "state", watcher=done, stop_servers=True) as daemon:
         done.stop = daemon.stop
         supervise(daemon)
@@ -70,21 +71,23 @@ def run(args: argparse.Namespace) -> int:
     return 0 if done.cured else 1
 
 
-class _Done:
-    """Watches for the end: every incident of the server is over, and at least one was."""
+class Done:
+    """Watches for the end: all that ailed the server is over; what this user may not watch stays as it is."""
 
     def __init__(self, narrator: Callable[[State, Sequence[Effect]], None]) -> None:
         self.narrator, self.cured = narrator, False
         self.stop: Callable[[], None] = lambda: None
 
     def __call__(self, state: State, effects: Sequence[Effect]) -> None:
+        """Take note of a turn of the daemon, as its watcher."""
         from diagnose.engine.incidents import LIVE
         from diagnose.model.incident import State as Stands
+        from diagnose.model.rule import Severity
 
         self.narrator(state, effects)
-        incidents = list(state.incidents.values())
-        self.cured = any(one.state is Stands.RESOLVED and one.tries for one in incidents)
-        if incidents and not any(one.state in LIVE - {Stands.EXHAUSTED} for one in incidents):
+        ails = [one for one in state.incidents.values() if one.severity is not Severity.INFO]
+        self.cured = any(one.state is Stands.RESOLVED and one.tries for one in ails)
+        if ails and not any(one.state in LIVE - {Stands.EXHAUSTED} for one in ails):
             self.stop()
 
 
@@ -92,27 +95,19 @@ def supervise(daemon: Daemon) -> None:
     """Run the daemon until the demo is over, at most for `_MOST_SECONDS`."""
     import anyio
 
-    async def main() -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_stop_late, daemon)
-            await daemon.run()
-            tasks.cancel_scope.cancel()
-
-    anyio.run(main)
-
-
-async def _stop_late(daemon: Daemon) -> None:
-    import anyio
-
-    await anyio.sleep(_MOST_SECONDS)
-    daemon.stop()
+    late = threading.Timer(_MOST_SECONDS, daemon.stop)
+    late.start()
+    try:
+        anyio.run(daemon.run)
+    finally:
+        late.cancel()
 
 
 def prepare(folder: Path, args: argparse.Namespace) -> Config:
     """Make a card, a model and a configuration with short times in ``folder``.
 
     Raises:
-        ConfigError: The folder holds something else.
+        ConfigError: The folder holds something else, or cannot be written.
     """
     from diagnose.agent.config import Config, Probes, TargetConfig
     from diagnose.engine.policy import Policy
@@ -122,13 +117,16 @@ def prepare(folder: Path, args: argparse.Namespace) -> Config:
     from diagnose.model.remedy import Mode
     from diagnose.model.text import Duration
 
-    if folder.exists() and not (folder / _MARK).exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: not empty, and not of an earlier demo. Give another folder (--dir DIR).")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / _MARK).touch()
-    make_gpus(folder / "gpus", 1, _CARD, "Lab GPU 3GiB")
-    model = make_model(folder / "models", "ERNIE-4.5-0.3B")
+    try:
+        if folder.exists() and not (folder / _MARK).exists() and any(folder.iterdir()):
+            raise ConfigError(f"{folder}: not empty, and not of an earlier demo. Give another folder (--dir DIR).")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / _MARK).touch()
+        make_gpus(folder / "gpus", 1, _CARD, "Lab GPU 3GiB")
+        model = make_model(folder / "models", "ERNIE-4.5-0.3B")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be used: {error.strerror}. Give another folder (--dir DIR).") from error
     env = lab_env(folder / "gpus", era=args.era, faults=args.fault, seed=args.seed, load_seconds=3.0, base={})
     os.environ["DIAGNOSE_LAB_GPUS"] = env["DIAGNOSE_LAB_GPUS"]
     port = str(_free_port())
