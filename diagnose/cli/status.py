@@ -108,9 +108,12 @@ def numbers_line(numbers: Mapping[str, float], lang: Lang) -> str:
     """Say what the server does now, by its own numbers."""
     running, waiting = numbers["server.requests_running"], numbers.get("server.requests_waiting", 0.0)
     pace, cache = numbers.get("server.tokens_per_second", 0.0), numbers.get("server.cache_usage_ratio", 0.0)
+    first = numbers.get("server.canary_first_token_seconds")
     if lang == "zh":
-        return f"{running:.0f} 个请求运行中，{waiting:.0f} 个等待，{pace:.0f} token/s，KV Cache {cache:.0%}"
-    return f"{running:.0f} requests running, {waiting:.0f} waiting, {pace:.0f} tokens/s, KV cache {cache:.0%} in use"
+        said = f"{running:.0f} 个请求运行中，{waiting:.0f} 个等待，{pace:.0f} token/s，KV Cache {cache:.0%}"
+        return said if first is None else f"{said}，探测请求 {first:.2f} 秒出首个 token"
+    said = f"{running:.0f} requests running, {waiting:.0f} waiting, {pace:.0f} tokens/s, KV cache {cache:.0%} in use"
+    return said if first is None else f"{said}, our own first token after {first:.2f} s"
 
 
 def show(console: Console, one: Standing, lang: Lang) -> None:

@@ -39,7 +39,7 @@ _TOLD = {
     "server": (
         "requests_running requests_waiting cache_usage_ratio slots canary_seconds requests_total requests_done_total "
         "generated_tokens_total prompt_tokens_total stalled_seconds prefill_seconds ignored_seconds tokens_per_second "
-        "first_token_seconds queue_seconds request_seconds limit_share_ratio"
+        "first_token_seconds canary_first_token_seconds queue_seconds request_seconds limit_share_ratio"
     ),
     "process": (
         "rss_bytes threads zombies descriptors_ratio container_memory_bytes container_memory_free_bytes "

@@ -286,7 +286,9 @@ def _answered(target: Target, result: ProbeResult) -> Told:
     signal = signals.of_probe(result, serving(target))
     target = msgspec.structs.replace(target, probes={**target.probes, result.probe: result})
     if result.answer == "ok":
-        return msgspec.structs.replace(_well(target, result), signals=(signal,))
+        told = _well(target, result)
+        timed = _timed(told.target, result)
+        return msgspec.structs.replace(told, target=timed.target, signals=(signal, *timed.signals))
     if result.answer == "busy":
         return Told(target=_shown(target, "load", result.at), signals=(signal,))
     if not target.ready_at:
@@ -313,6 +315,14 @@ def _well(target: Target, result: ProbeResult) -> Told:
     if target.phase in {"starting", "degraded"}:
         return _phase(target, "ready", result.at, f"completion answered in {result.seconds:.1f} s")
     return Told(target=target)
+
+
+def _timed(target: Target, result: ProbeResult) -> Told:
+    """Take how long our own question waited for its first token as a number."""
+    if result.first_token_seconds is None:
+        return Told(target=target)
+    values = {"server.canary_first_token_seconds": result.first_token_seconds}
+    return _measured(target, Numbers(target=result.target, at=result.at, values=values, generation=result.generation))
 
 
 def _sampled(target: Target, sample: ProcessSample, policy: Policy) -> Told:

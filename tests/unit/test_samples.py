@@ -16,6 +16,7 @@ from diagnose.model.launch import LaunchSpec
 from diagnose.model.observation import (
     Numbers,
     Observation,
+    ProbeResult,
     ProcessExit,
     ProcessSample,
     ServerStarted,
@@ -155,6 +156,25 @@ def test_a_server_that_stands_still_is_a_proof_without_any_log(seconds, proof):
     ]
     target, _ = seen(STARTED, *rows)
     assert ("stall" in target.seen) is proof
+
+
+@pytest.mark.parametrize(("answer", "first"), [("ok", 0.25), ("ok", None), ("refused", None)])
+def test_the_first_token_of_our_own_question_is_a_number(answer, first):
+    asked = ProbeResult(
+        target="t",
+        at=NOON,
+        generation=1,
+        probe="completion",
+        answer=answer,
+        status=200,
+        seconds=0.5,
+        tokens=4,
+        first_token_seconds=first,
+    )
+    target, told = seen(STARTED, asked)
+    numbers = {one.name: (one.value, one.phase) for one in told if one.kind == "sample"}
+    assert numbers == ({"sample.server.canary_first_token_seconds": (first, "ready")} if first else {})
+    assert target.meters.latest == ({"server.canary_first_token_seconds": first} if first else {})
 
 
 def test_a_sense_that_cannot_see_is_noted_until_it_sees_again():
