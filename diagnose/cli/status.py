@@ -125,9 +125,10 @@ def show(console: Console, one: Standing, lang: Lang) -> None:
     zh = lang == "zh"
     since = texts.moment(one.since) if one.since else "-"
     colour = {"ready": "green", "failed": "red", "degraded": "yellow"}.get(one.phase, "")
+    start = f"第 {one.generation} 代" if zh else f"generation {one.generation}"
     console.print(
         Text(f"{one.target}: ", style="bold") + Text(one.phase, style=colour),
-        Text(f"{'自' if zh else 'since'} {since}, {'第' if zh else 'generation'} {one.generation}, pid {one.pid}"),
+        Text(f"{'自' if zh else 'since'} {since}, {start}, pid {one.pid}"),
     )
     _show_settings(console, one, zh=zh)
     _show_cards(console, one, zh=zh)
