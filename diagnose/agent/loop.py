@@ -20,7 +20,7 @@ from diagnose.agent.guard import Guard, reason_of
 from diagnose.agent.manager import Manager
 from diagnose.agent.reload import Reload
 from diagnose.agent.session import Session
-from diagnose.agent.vitals import Pulse
+from diagnose.agent.vitals import HELD_UP, Pulse
 from diagnose.engine.match import Matcher
 from diagnose.engine.state import State
 from diagnose.engine.step import step
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 _PAUSES = (0.008, 0.008, 0.04, 0.2)
 """Seconds between two turns after none, one, two, and more turns without news: who writes lines pauses, too."""
-
-_HELD_UP = 1.0
-"""Seconds between two turns from which on the daemon itself was held up: by a slow disk, or stopped with its host."""
 
 _SPOILT_MOST = 3
 """Questions in a row that may be spoilt by that before it is told."""
@@ -123,7 +120,6 @@ class Daemon:
         self._guards = [self._guard]
         self._journal_silent = False
         self._tasks: anyio.abc.TaskGroup
-        self._turned, self._held_up_at = 0.0, float("-inf")
 
     def stop(self) -> None:
         """Ask the daemon to end after this turn."""
@@ -135,7 +131,6 @@ class Daemon:
         Raises:
             DiagnoseError: A target can neither be found nor started.
         """
-        self._turned = anyio.current_time()
         with contextlib.suppress(JournalError):  # a full disk is told of by the first turn
             self.journal.keep("policy", codec.encode(self.config.policy))
         self._begin(self.journal.kept())
@@ -248,10 +243,6 @@ class Daemon:
 
     def _turn(self, hands: anyio.abc.TaskGroup) -> None:
         now = self.clock.now()
-        began = anyio.current_time()
-        if began - self._turned > _HELD_UP:
-            self._held_up_at = began
-        self._turned = began
         observations, self._inbox = self._inbox, []
         observations += [one for guard in self._guards for one in guard.news(now)]
         for name, session in self.sessions.items():
@@ -361,7 +352,7 @@ class Daemon:
             if target is not None and target.phase in {"ready", "degraded"}:
                 began = anyio.current_time()
                 told = await session.ask_metrics()
-                self._inbox += [] if self._held_up(began) else told
+                self._inbox += [] if self.pulse.held_up(began) else told
             await anyio.sleep(self.config.probes.metrics_every.total_seconds())
 
     @staticmethod
@@ -380,14 +371,10 @@ class Daemon:
         for _ in range(_SPOILT_MOST):
             began = anyio.current_time()
             result = await ask()
-            if result is None or result.answer == "ok" or not self._held_up(began):
+            if result is None or result.answer == "ok" or not self.pulse.held_up(began):
                 return result
-            await anyio.sleep(_HELD_UP / 2)  # so that the loop comes to its turns meanwhile
+            await anyio.sleep(HELD_UP / 2)  # so that the loop comes to its turns meanwhile
         raise TimeoutError(errno.ETIMEDOUT, "the daemon is held up itself: no answer can be waited for in time")
-
-    def _held_up(self, since: float) -> bool:
-        """Say whether the daemon did not come to its turns at some time since then."""
-        return self._held_up_at >= since or anyio.current_time() - self._turned > _HELD_UP
 
     def _tell(self, result: Observation | None) -> None:
         if result is not None:

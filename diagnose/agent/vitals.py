@@ -17,10 +17,15 @@ _LIMITS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, float("inf"))
 """A turn of an idle daemon takes less than the first, one that reads 4 MiB of logs some of the middle."""
 
 
+HELD_UP = 1.0
+"""Seconds between two turns from which on the daemon itself was held up: by a slow disk, or stopped with its host."""
+
+
 class Pulse:
-    """How the loop turns."""
+    """How the loop turns. Times are those of `time.monotonic`, as those of the event loop are."""
 
     def __init__(self) -> None:
+        self._began, self._held_up_at = time.monotonic(), float("-inf")
         self._last: float | None = None
         self._counts = [0] * len(_LIMITS)
         self._seconds = 0.0
@@ -29,11 +34,18 @@ class Pulse:
     def beat(self) -> Iterator[None]:
         """Measure one turn."""
         began = time.monotonic()
+        if began - self._began > HELD_UP:
+            self._held_up_at = began
+        self._began = began
         yield
         self._last = time.monotonic()
         took = self._last - began
         self._counts[bisect.bisect_left(_LIMITS, took)] += 1
         self._seconds += took
+
+    def held_up(self, since: float) -> bool:
+        """Say whether the daemon did not come to its turns at some time since then."""
+        return self._held_up_at >= since or time.monotonic() - self._began > HELD_UP
 
     def turns(self) -> Turns:
         """Say how it went until now."""

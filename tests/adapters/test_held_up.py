@@ -44,7 +44,6 @@ def heard(folder, server, *, turns=True):
     daemon = Daemon(config=config, knowledge=known, journal=Journal(folder), sessions={}, clock=Clock())
 
     async def life():
-        daemon._turned = anyio.current_time()
         async with anyio.create_task_group() as tasks:
             if turns:
                 tasks.start_soon(daemon._take_turns, tasks)
