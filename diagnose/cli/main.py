@@ -18,6 +18,7 @@ FAMILIES = (
     "mark",
     "remedies",
     "pause",
+    "restart",
     "alerts",
     "silence",
     "drill",

@@ -50,6 +50,8 @@ def obey(
         return _pause(order, target, now)
     if order.kind == "rollback":
         return _rollback(order, incident, target, busy=busy, now=now)
+    if order.kind == "restart":
+        return _restart(order, incident, target, policy, busy=busy, now=now)
     if incident is None or incident.id != order.incident or incident.target != target.name:
         return _refused(order, target, now, "no-incident", incident=order.incident)
     if incident.state is not State.OPEN:
@@ -139,6 +141,23 @@ def _rollback(order: Order, incident: Incident | None, target: Target, *, busy: 
     if incident:
         incident = incidents.note(incident, "rollback", at=now, by=order.by, change=changes)
     return _obeyed(order, target, now, "rollback", incident=incident, intent=intent, params={"change": changes})
+
+
+def _restart(
+    order: Order, incident: Incident | None, target: Target, policy: Policy, *, busy: bool, now: datetime
+) -> Done:
+    """End the server, if it runs, and start it with the settings that it has: what ailed it may have been mended."""
+    if hold := brakes.paused(policy, target, now):
+        return _refused(order, target, now, "held-paused", detail=hold.detail)
+    if busy:
+        return _refused(order, target, now, "held-busy")
+    if target.desired is None:
+        return _refused(order, target, now, "no-command")
+    owner, made = incident.id if incident else "", back.start_again(target, target.overlays)
+    intent = back.intent(target, made, incident_id=owner, name=f"{owner or target.name}-restart-{order.id}", now=now)
+    if incident:
+        incident = incidents.note(incident, "restart", at=now, by=order.by)
+    return _obeyed(order, target, now, "restart", incident=incident, intent=intent)
 
 
 def _obeyed(

@@ -119,8 +119,8 @@ def _rested(target: Target, now: datetime) -> bool:
 
 
 def _back(target: Target, *, restart: bool) -> Plan:
-    back = way_back.plan_of(target, target.proven, restart=restart)
     if target.overlays == target.proven:
-        return msgspec.structs.replace(back, remedy_id="recovery", title=Text("Start it again", "重新启动"))
+        return way_back.start_again(target, target.proven, restart=restart)
+    back = way_back.plan_of(target, target.proven, restart=restart)
     title = Text("Back to the last settings known to be good", "恢复到最近一次正常的设置")
     return msgspec.structs.replace(back, title=title)

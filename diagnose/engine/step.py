@@ -147,8 +147,7 @@ class _Turn:
     def _obey(self, order: Order) -> None:
         """Do what a person asks, or say why not."""
         target = self.targets[order.target]
-        owner = order.incident or (target.overlays[-1].incident_id if target.overlays else "")
-        incident = self.incidents.get(owner)
+        incident = self.incidents.get(order.incident) if order.incident else self._owner(order, target)
         done = orders.obey(order, incident, target, self.knowledge, self.policy, busy=self._busy(target), now=self.now)
         self.targets[target.name] = done.target
         if done.incident:
@@ -156,6 +155,13 @@ class _Turn:
         if done.intent:
             self._perform(done.intent, done.target)
         self.effects.append(done.answer)
+
+    def _owner(self, order: Order, target: Target) -> Incident | None:
+        """Return the incident in which an order that names none is written down: where it is to help, or undoes."""
+        if order.kind == "restart":
+            live = [one for one in self.incidents.values() if one.target == target.name and incidents.is_open(one)]
+            return max(live, key=lambda one: (one.last_seen, one.id), default=None)
+        return self.incidents.get(target.overlays[-1].incident_id) if target.overlays else None
 
     # --- what follows from it
 

@@ -93,6 +93,12 @@ WAY_BACK = Remedy(
 """What a rollback does, and by which terms it is proven."""
 
 
+def start_again(target: Target, left: tuple[Overlay, ...], *, restart: bool = True) -> Plan:
+    """Make the plan that starts what is down, or runs, with these overlays: the ones that it has."""
+    made = plan_of(target, left, restart=restart)
+    return msgspec.structs.replace(made, remedy_id="recovery", title=Text("Start it again", "重新启动"))
+
+
 def plan_of(target: Target, left: tuple[Overlay, ...], *, restart: bool = True) -> Plan:
     """Make the plan that lays these overlays and no others; without a restart they count from the next start on."""
     return Plan(

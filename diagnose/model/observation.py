@@ -391,7 +391,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order"):
     Attributes:
         id: Chosen by who asks, to know the answer by.
         kind: ``approve`` or ``reject`` the plan that waits, ``apply`` it whatever the mode is, ``rollback``
-            what remedies changed, ``pause`` all remedies of the target, ``resume`` them.
+            what remedies changed, ``restart`` the server as it is, ``pause`` all remedies of the target, ``resume``
+            them.
         by: Who asks, as the history will name them.
         incident: Whose plan; for ``rollback``: only what this incident changed, all where it is empty.
         until: When an approval or a pause ends by itself.
@@ -401,7 +402,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order"):
     target: str
     at: datetime
     id: str
-    kind: Literal["approve", "reject", "apply", "rollback", "pause", "resume"]
+    kind: Literal["approve", "reject", "apply", "rollback", "restart", "pause", "resume"]
     by: str
     incident: str = ""
     until: datetime | None = None

@@ -32,6 +32,7 @@ _DONE = frozenset(
         "rolled-back",
         "rollback",
         "rollback-failed",
+        "restart",
         "escalated",
         "approve",
         "apply",

@@ -77,9 +77,13 @@ _ASKED: Mapping[str, Text] = {
         "暂时无需操作：条件允许后将执行 {remedy}{change}。查看暂缓原因：diagnose remedies plan {id}",
     ),
     "exhausted": Text(
-        "take over, all that could be tried was tried. {fix}", "请接手处理，可行的自动处置均已尝试。{fix}"
+        "take over, all that could be tried was tried. {fix} If it is down then: diagnose restart --target {target}",
+        "请接手处理，可行的自动处置均已尝试。{fix}修复后若服务未运行：diagnose restart --target {target}",
     ),
-    "advice": Text("nothing can be done automatically. {fix}", "没有可自动执行的处置。{fix}"),
+    "advice": Text(
+        "nothing can be done automatically. {fix} If it is down then: diagnose restart --target {target}",
+        "没有可自动执行的处置。{fix}修复后若服务未运行：diagnose restart --target {target}",
+    ),
     "failing": Text("watch: the next step is being decided. {fix}", "请关注：正在决定下一步。{fix}"),
 }
 _PERSONS = frozenset({"suggest", "observe", "approve", "needs-approval"})
@@ -90,6 +94,7 @@ def asked(incident: Incident, fix: str, lang: Lang) -> str:
     remedy, changes = _plan(incident)
     given = {
         "id": incident.id,
+        "target": incident.target,
         "remedy": remedy,
         "change": _CHANGE.in_(lang).replace("{change}", "; ".join(changes)) if changes else "",
         "fix": fix,

@@ -67,6 +67,7 @@ EVENTS: Mapping[str, Text] = {
         "其他进程已释放显存，原参数可以放下；恢复请执行：diagnose remedies rollback",
     ),
     "rollback": Text("{by} puts the settings back: {change}", "{by} 恢复参数：{change}"),
+    "restart": Text("{by} has the server started again", "{by} 下令重新启动服务"),
     "trial": Text("the settings are back; proving that they work", "参数已恢复，正在验证"),
     "trial-held": Text("the server works with the settings put back", "恢复参数后服务正常"),
     "trial-failed": Text(
@@ -123,6 +124,14 @@ ANSWERS: Mapping[str, Text] = {
     "rollback": Text(
         "The server is restarted with the settings put back: {change}. What does not work is laid again.",
         "正在以恢复后的参数重启服务：{change}。若服务异常，将重新应用这些改动。",
+    ),
+    "restart": Text(
+        "The server is started again with the settings that it has. See: diagnose status",
+        "正在以现有参数重新启动服务。进展请查看：diagnose status",
+    ),
+    "no-command": Text(
+        "It is not known yet with which command the server runs. Wait until diagnose status shows one.",
+        "尚不知道该服务的启动命令。请等到 diagnose status 显示后再试。",
     ),
     "no-incident": Text(
         "There is no such incident any more. See: diagnose incidents", "该事件已不存在。请查看：diagnose incidents"

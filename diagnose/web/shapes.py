@@ -114,14 +114,14 @@ class NewOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         kind: ``approve`` or ``reject`` the plan that waits, ``apply`` it whatever the mode is, ``rollback`` what
-            remedies changed, ``pause`` all remedies of the server, ``resume`` them.
+            remedies changed, ``restart`` the server as it is, ``pause`` all its remedies, ``resume`` them.
         target: Which server; not needed where the daemon has but one.
         incident: Whose plan; for ``rollback``: only what this incident changed.
         for: How long an approval or a pause holds.
         why: Shown with a pause.
     """
 
-    kind: Literal["approve", "reject", "apply", "rollback", "pause", "resume"]
+    kind: Literal["approve", "reject", "apply", "rollback", "restart", "pause", "resume"]
     by: Who
     target: Name = ""
     incident: Name = ""

@@ -118,6 +118,31 @@ def test_what_remedies_changed_is_put_back_and_laid_again_where_it_does_not_work
         cured.stop(daemon)
 
 
+def test_a_server_that_a_person_has_mended_is_started_again_on_their_word(site):
+    here = site()
+    hidden = here.model.rename(here.model.with_suffix(".away"))
+    here.daemon(*FITS)
+    held(here, "advice")
+    here.wait_phase("failed")
+    assert here.starts() == 1
+    hidden.rename(here.model)
+    status, words = say(here, "restart")
+    assert (status, words.startswith("The server is started again")) == (0, True), words
+    seen = here.wait_phase("ready")
+    mended = seen.incidents[0]
+    assert "restart" in kinds(mended)
+    assert not mended.tries
+    here.wait_incident("resolved")
+    assert here.starts() == 2
+    first = here.target().pid
+    assert say(here, "pause")[0] == 0
+    assert say(here, "restart")[0] == 2
+    assert say(here, "resume")[0] == 0
+    assert say(here, "restart")[0] == 0, "one that serves may be restarted, too"
+    here.wait(lambda seen: seen.state.targets["default"].pid not in {0, first}, "another process")
+    here.wait_phase("ready")
+
+
 def test_orders_nobody_can_carry_out_are_refused_in_one_line_with_a_cure(site):
     here = site()
     status, words = say(here, "pause")

@@ -8,7 +8,7 @@ import pytest
 
 from diagnose.engine import orders
 from diagnose.engine.policy import Policy
-from diagnose.engine.targets import Target
+from diagnose.engine.targets import Pause, Target
 from diagnose.launch import overlays
 from diagnose.model.effect import Answered, Perform
 from diagnose.model.incident import State as Stands
@@ -210,6 +210,14 @@ HERE = Target(name="default", desired=SPEC, overlays=LAID, generation=1)
         pytest.param("resume", None, HERE, "not-paused", id="not paused"),
         pytest.param("rollback", None, Target(name="default", desired=SPEC), "nothing-to-undo", id="nothing laid"),
         pytest.param("rollback", None, Target(name="default", overlays=LAID), "nothing-to-undo", id="no command"),
+        pytest.param("restart", None, Target(name="default"), "no-command", id="no command to restart"),
+        pytest.param(
+            "restart",
+            None,
+            Target(name="default", desired=SPEC, pause=Pause(by="mei", at=NOON)),
+            "held-paused",
+            id="paused",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_its_reason_and_changes_nothing(kind, found, target, reason):
@@ -219,6 +227,20 @@ def test_what_cannot_be_done_is_refused_with_its_reason_and_changes_nothing(kind
     assert (done.answer.ok, done.answer.reason) == (False, reason)
     assert (done.target, done.incident, done.intent) == (target, None, None)
     assert "{" not in texts.answer_text(done.answer, "en") + texts.answer_text(done.answer, "zh")
+
+
+@pytest.mark.parametrize("found", [None, incident()])
+def test_a_restart_keeps_all_settings_and_is_no_try_at_a_cure(found):
+    order = Order(target="default", at=NOON, id="o", kind="restart", by="li")
+    done = orders.obey(order, found, HERE, KNOWLEDGE, Policy(), busy=False, now=NOON)
+    assert done.answer.ok
+    assert done.intent.undo
+    assert done.intent.plan.restarts
+    assert (done.intent.plan.overlays, done.intent.plan.before) == (LAID, done.intent.plan.after)
+    assert done.target == HERE
+    assert [one.timeline[-1].kind for one in (done.incident,) if one] == ["restart"] * (found is not None)
+    busy = orders.obey(order, found, HERE, KNOWLEDGE, Policy(), busy=True, now=NOON)
+    assert busy.answer.reason == "held-busy"
 
 
 def test_only_what_one_incident_changed_is_put_back_if_so_wished():
