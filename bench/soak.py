@@ -3,8 +3,9 @@
     python bench/soak.py [--minutes 30] [--seed 1]
 
 One daemon (mode auto) looks after one lab server, each start of which has another fault or none, and which is killed,
-stopped or flooded from outside meanwhile; where it stays down, a person has it started again. Printed once a minute and at the end: resident memory, descriptors, threads,
-incidents. Memory at the end must be within 5 % of minute 5, with no descriptor more. Loopback only; ends all it starts.
+stopped or flooded from outside meanwhile; where it stays down, a person has it started again. Printed once a minute
+and at the end: resident memory, descriptors, threads, incidents. Memory at the end must be within 5 % of minute 5,
+with no descriptor more. Loopback only; ends all it starts.
 """
 
 from __future__ import annotations
