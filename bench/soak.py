@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -50,6 +51,7 @@ kernel_log: KMSG
 """
 WRAPPER = """#!/bin/sh
 FD_LAB_FAULTS=$(cat {fault})
+cat {fault} >> {fault}.given
 : > {fault}
 export FD_LAB_FAULTS
 exec "$@"
@@ -75,7 +77,6 @@ class Soak:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.faults: list[str] = []
-        self.given: dict[str, int] = {}
         self.fault = folder / "fault"
         self.fault.touch()
         self.wrapper = folder / "faulty"
@@ -113,11 +114,11 @@ class Soak:
 
     def trouble(self) -> str:
         """Do one thing to the server from outside; all faults of the lab come about through its environment."""
-        if self.chance.random() < 0.7:
+        if not self.fault.stat().st_size and self.chance.random() < 0.7:
             self.faults = self.faults or self.chance.sample([one.name for one in FAULTS], len(FAULTS))
             name = self.faults.pop()
-            self.given[name] = self.given.get(name, 0) + 1
-            self.fault.write_text(name + (f"@{self.chance.uniform(2, 8):.0f}" if name in WHILE_SERVING else ""))
+            when = f"@{self.chance.uniform(2, 8):.0f}" if name in WHILE_SERVING else ""
+            self.fault.write_text(f"{name}{when}\n")
         kind = self.chance.choice(
             ["kill-worker", "kill-main", "stop-worker", "lines", "kmsg", "rotate", "traffic", "truncate"]
         )
@@ -221,7 +222,8 @@ def _watch(life: Soak, seconds: float) -> int:
     base = rows[min(5, len(rows) - 1)]
     grown = rows[-1]["rss_kib"] / base["rss_kib"] - 1
     print(f"done {json.dumps(done)}")
-    print(f"faults {json.dumps(life.given)}")
+    given = Path(f"{life.fault}.given").read_text().splitlines()
+    print(f"faults {json.dumps(Counter(one.partition('@')[0] for one in given))}")
     print(f"starts of the server {(life.folder / 'gpus' / 'starts').read_text()}, end {rows[-1]}, grown {grown:+.1%}")
     return _acts(life) or int(grown > 0.05 or rows[-1]["descriptors"] > base["descriptors"] + 4)
 
