@@ -141,6 +141,9 @@ def show(console: Console, one: Standing, lang: Lang) -> None:
         console.print(Text(f"  {incident.id}  {incident.title}: {texts.STATES[incident.state].in_(lang)}", style="red"))
         if incident.held:
             console.print(Text(f"    {incident.held_text}"))
+    if one.phase == "failed" and any(incident.held in {"advice", "exhausted"} for incident in one.incidents):
+        told = "修复后重新启动：" if zh else "once it is mended, start it again: "
+        console.print(Text(f"  {told}diagnose restart --target {one.target}"))
     if not one.incidents:
         console.print(Text("  " + ("没有未解决的事件" if zh else "no open incident"), style="green"))
     _show_start(console, one, lang)

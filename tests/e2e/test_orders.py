@@ -125,6 +125,7 @@ def test_a_server_that_a_person_has_mended_is_started_again_on_their_word(site):
     held(here, "advice")
     here.wait_phase("failed")
     assert here.starts() == 1
+    assert "start it again: diagnose restart --target default" in say(here, "status")[1]
     hidden.rename(here.model)
     status, words = say(here, "restart")
     assert (status, words.startswith("The server is started again")) == (0, True), words
