@@ -45,6 +45,7 @@ class Server:
         running: Counts requests in flight; ``None`` where that cannot be asked.
         started: Called with each new handle, at once: the journal's note.
         stopping: Called before a stop on purpose: what ends now is expected.
+        ended: Called between end and start: waits until what the ended one wrote is read.
         memory_wait: How long a restart waits for GPU memory that no process of ours holds any more.
     """
 
@@ -57,6 +58,7 @@ class Server:
     running: Callable[[], int | None] | None = None
     started: Callable[[Handle], None] = lambda _handle: None
     stopping: Callable[[Handle], None] = lambda _handle: None
+    ended: Callable[[], None] = lambda: None
     memory_wait: timedelta = timedelta(seconds=60)
     _others: Mapping[str, int] = field(default_factory=dict)
 
@@ -228,6 +230,7 @@ class RestartServer:
         cleaned = self._clean()
         late = server.late_bytes()
         server.wait_for_ports(intent.plan.after, self._grace)
+        server.ended()
         handle = server.start(intent.plan)
         gone = len(report.ended) + len(report.killed)
         return (

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,6 +74,9 @@ _ASK_EVERY = timedelta(milliseconds=90)
 _LONG_TURN = 0.2
 """Seconds that the lines of one turn may take; those that many rules ask for take far longer than others."""
 
+_READ_WITHIN = 2.0
+"""Seconds that a restart waits for the last words of the server that has ended."""
+
 _CARDS_WAIT = timedelta(seconds=10)
 """How long looking around waits for cards that do not answer."""
 
@@ -124,6 +128,7 @@ class Session:
             gpu=self.gpu,
             started=self._started,
             stopping=self._stopping,
+            ended=self._await_lines,
         )
         self.hands = Hands(
             (
@@ -152,6 +157,8 @@ class Session:
         self._asked_at: datetime | None = None
         self._behind_at: datetime | None = None
         self._early: list[LogLines | SourceSilent] = []
+        self._to_be_read: threading.Event | None = None
+        self._read_before = 0
         self.lookout = Lookout(self.state_dir)
         self.guard = Guard((self.name,), self.clock)
 
@@ -495,7 +502,11 @@ class Session:
         told: list[Observation] = []
         early, self._early = self._early, []
         began = time.monotonic()
-        for piece in early or self.tail.poll(now):  # a turn is bounded by one poll
+        ended, generation = self._to_be_read, self.server.generation  # as they stand before the look
+        if generation == self._read_before:  # nothing of the start before is left
+            self.tail.generation = generation
+        to_end = ended is not None or generation != self.tail.generation
+        for piece in early or self.tail.poll(now, to_end=to_end):  # a turn is bounded by one poll
             if isinstance(piece, LogLines):
                 self.read_lines += piece.data.count(b"\n")
                 told += self._matched(piece)
@@ -504,9 +515,23 @@ class Session:
         self._set_pace(self.tail, time.monotonic() - began)
         told += [SourceSees(target=self.name, at=now, source=one) for one in sorted(self._dark - self.tail.silent)]
         self._dark = self.tail.silent
-        if not self.tail.busy:
-            self.tail.generation = self.server.generation
+        if self.tail.caught_up and not early:
+            self.tail.generation = generation
+            if ended:
+                self._read_before = generation + 1
+                ended.set()
         return told
+
+    def _await_lines(self) -> None:
+        """Wait, beside the loop, until what the ended server wrote is read: all that comes then is the next one's.
+
+        Else its last words, read late, would be held against its successor.
+        """
+        if self.tail is None:
+            return
+        self._to_be_read = told = threading.Event()
+        told.wait(_READ_WITHIN)
+        self._to_be_read = None
 
     @staticmethod
     def _set_pace(tail: LogTail, seconds: float) -> None:

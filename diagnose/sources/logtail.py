@@ -77,6 +77,7 @@ class LogTail:
         generation: The launch that lines belong to from now on; the owner sets it.
         most_bytes: Given out in one poll; the owner may ask for less.
         busy: Whether the last poll found something, or left something for the next.
+        caught_up: Whether all that was on disk when the last poll began has been given out.
         read_bytes: Bytes given out since this tail was made: growth is progress.
     """
 
@@ -92,7 +93,7 @@ class LogTail:
     ) -> None:
         self.generation = 0
         self.most_bytes = MOST
-        self.busy = False
+        self.busy = self.caught_up = False
         self.read_bytes = 0
         self._watches = watches([os.fspath(pattern) for pattern in patterns], is_log)
         self._stream_of, self._target, self._from_start = stream_of, target, from_start
@@ -139,19 +140,27 @@ class LogTail:
         """The files and folders that cannot be seen now."""
         return frozenset(self._told)
 
-    def poll(self, now: datetime) -> list[LogLines | SourceSilent]:
+    def poll(self, now: datetime, *, to_end: bool = False) -> list[LogLines | SourceSilent]:
         """Look once at everything and return what is new. Never waits and never raises `OSError`.
 
         What cannot be seen comes as one `SourceSilent`; that it can be seen again is told by its lines.
 
         Args:
             now: The present (aware, UTC).
+            to_end: Who wrote the logs has ended: look for new names, too, and once all is read give out last lines
+                that nobody finished.
         """
         self._out, self._failing = [], set()
-        if self._looked and timedelta(0) <= now - self._looked < _LOOK_EVERY and self._only_grew():
+        recently = self._looked and timedelta(0) <= now - self._looked < _LOOK_EVERY
+        if recently and not to_end and self._only_grew():
+            self.caught_up = False
             self._read(now)
         else:
             self._look_and_read(now)
+            self.caught_up = not self.lag_bytes
+        if to_end and self.caught_up:
+            for file in self._files.values():
+                self._give(file, file.give_rest(), now)
         self.busy = bool(self._out) or self.lag_bytes > 0
         return self._out
 

@@ -616,6 +616,30 @@ def test_lines_carry_the_generation_that_the_owner_has_set(log):
     assert [one.generation for one in log.told] == [0, 7]
 
 
+def test_to_the_end_a_file_that_is_new_and_a_line_that_nobody_finished_are_given_out_at_once(log):
+    log.write("a.log", "cut sh")
+    log.write("error.log", "the last word\n")
+    log.poll(seconds=0.01)
+    assert not log.tail.caught_up
+    assert ("error.log", 1, "the last word") not in log.lines, "names are looked up more seldom"
+    log.now += timedelta(seconds=0.01)
+    log.told += log.tail.poll(log.now, to_end=True)
+    assert log.tail.caught_up
+    assert {("error.log", 1, "the last word"), ("a.log", 3, "cut sh")} <= set(log.lines)
+
+
+def test_a_tail_has_caught_up_once_all_that_was_there_is_given_out(bench):
+    bench.start(from_start=True)
+    bench.tail.most_bytes = LEAST
+    bench.write("a.log", ("x" * 99 + "\n") * 2000)
+    caught_up = []
+    while not caught_up or not caught_up[-1]:
+        bench.poll(seconds=0.2)
+        caught_up.append(bench.tail.caught_up)
+    assert caught_up[0] is False
+    assert len(bench.lines) == 2000
+
+
 def test_a_launch_log_that_each_launch_truncates_begins_anew(bench):
     bench.start()
     bench.poll()
