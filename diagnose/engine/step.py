@@ -9,6 +9,7 @@ import msgspec
 
 from diagnose.engine import correlate, incidents, orders, planner, recovery, signals, targets, verify, way_back, window
 from diagnose.engine.absorb import absorb
+from diagnose.engine.brakes import Hold
 from diagnose.engine.planner import Act, Exhausted, Suggest
 from diagnose.engine.policy import Policy
 from diagnose.engine.signals import Signal
@@ -204,7 +205,7 @@ class _Turn:
             return self._act(incident, target, decision.plan)
         if isinstance(decision, Exhausted):
             return incidents.move(incident, Stands.EXHAUSTED, at=self.now, kind="escalated")
-        if isinstance(decision, Suggest) and decision.hold.until and decision.hold.until - self.now <= recovery.SOON:
+        if isinstance(decision, Suggest) and self._ends_soon(decision.hold, incident):
             self.soon.add(target.name)
         held = decision.hold.reason if isinstance(decision, Suggest) else "rejected" if incident.rejected else "advice"
         made = decision.plan if isinstance(decision, Suggest) else None
@@ -213,6 +214,12 @@ class _Turn:
         until = decision.hold.until if isinstance(decision, Suggest) else None
         incident = incidents.note(incident, "held", at=self.now, reason=held, until=until.isoformat() if until else "")
         return msgspec.structs.replace(incident, held=held, plan=made)
+
+    def _ends_soon(self, hold: Hold, incident: Incident) -> bool:
+        """Say whether a brake lets go in a moment: by its time, or since the proof comes after the line that told."""
+        if hold.reason == "uncorroborated":
+            return self.now - incident.timeline[-1].at <= self.policy.settle_most
+        return hold.until is not None and hold.until - self.now <= recovery.SOON
 
     def _act(self, incident: Incident, target: Target, made: Plan) -> Incident:
         number = len(incident.tries) + 1

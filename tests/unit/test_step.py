@@ -247,6 +247,24 @@ def test_the_ladder_is_climbed_when_the_new_start_fails_too_and_then_a_person_is
     assert [one.result for one in world.incident.tries] == ["failed", "failed"]
 
 
+@pytest.mark.parametrize("proven", [True, False])
+def test_a_failed_change_is_undone_only_once_no_next_one_can_follow_in_a_moment(proven):
+    world = World(settle_most=Duration(seconds=8))
+    world.fail_start()
+    first = world.intents[-1]
+    world.start()
+    world.outcome(first)
+    world.answer()
+    world.wait(3)
+    world.log()
+    world.wait(3)
+    assert world.intents == [first], "the line is known, its proof is on its way: two restarts would help nobody"
+    if proven:
+        world.exit()
+    world.wait(20)
+    assert [one.undo for one in world.intents[1:]] == [not proven]
+
+
 @pytest.mark.parametrize(
     ("policy", "reason"),
     [
