@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/diagnose lab demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check .
