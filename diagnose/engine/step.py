@@ -25,7 +25,9 @@ from diagnose.model.observation import RECOVERED, LogMatch, Observation, Order, 
 from diagnose.model.remedy import Remedy
 from diagnose.model.rule import Severity
 
-_CLOSED_KEPT = 50
+_CLOSED_KEPT = 20
+"""Incidents that are over and in memory still, beside those whose changes are in force; the journal has them all."""
+
 _ACTS_KEPT = 100
 _TRIED_KEPT = 20
 _ROLLED_BACK = ("rolled-back", "rollback-failed")
@@ -412,8 +414,9 @@ class _Turn:
         saved = [
             SaveIncident(incident=one) for name, one in self.incidents.items() if self.before.incidents.get(name) != one
         ]
+        laid = {overlay.incident_id for target in self.targets.values() for overlay in target.overlays}
         closed = sorted(
-            (one for one in self.incidents.values() if one.state not in incidents.LIVE),
+            (one for one in self.incidents.values() if one.state not in incidents.LIVE and one.id not in laid),
             key=lambda one: one.last_seen,
         )
         for old in closed[:-_CLOSED_KEPT]:

@@ -247,6 +247,27 @@ def test_the_ladder_is_climbed_when_the_new_start_fails_too_and_then_a_person_is
     assert [one.result for one in world.incident.tries] == ["failed", "failed"]
 
 
+def test_what_is_over_is_forgotten_in_the_end_but_not_the_incident_whose_change_is_in_force():
+    world = World()
+    world.fail_start()
+    intent = world.intents[-1]
+    world.start()
+    world.outcome(intent)
+    world.answer()
+    world.wait(12)
+    assert world.incident.state is Stands.RESOLVED
+    owner = world.incident.id
+    for _ in range(30):
+        world.start()
+        world.log("noisy")
+        world.wait(3)
+        world.answer()
+        world.wait(1)
+    assert {overlay.incident_id for overlay in world.state.targets["t"].overlays} == {owner}
+    assert owner in world.state.incidents
+    assert len(world.state.incidents) <= 22
+
+
 @pytest.mark.parametrize("proven", [True, False])
 def test_a_failed_change_is_undone_only_once_no_next_one_can_follow_in_a_moment(proven):
     world = World(settle_most=Duration(seconds=8))
