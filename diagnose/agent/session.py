@@ -158,7 +158,7 @@ class Session:
         self._behind_at: datetime | None = None
         self._early: list[LogLines | SourceSilent] = []
         self._to_be_read: threading.Event | None = None
-        self._read_before = 0
+        self._next = 0
         self.lookout = Lookout(self.state_dir)
         self.guard = Guard((self.name,), self.clock)
 
@@ -502,10 +502,9 @@ class Session:
         told: list[Observation] = []
         early, self._early = self._early, []
         began = time.monotonic()
-        ended, generation = self._to_be_read, self.server.generation  # as they stand before the look
-        if generation == self._read_before:  # nothing of the start before is left
-            self.tail.generation = generation
-        to_end = ended is not None or generation != self.tail.generation
+        ended, started = self._to_be_read, self.server.generation  # as they stand before the look
+        generation = max(started, self._next)
+        to_end = ended is not None or generation > self.tail.generation
         for piece in early or self.tail.poll(now, to_end=to_end):  # a turn is bounded by one poll
             if isinstance(piece, LogLines):
                 self.read_lines += piece.data.count(b"\n")
@@ -516,10 +515,10 @@ class Session:
         told += [SourceSees(target=self.name, at=now, source=one) for one in sorted(self._dark - self.tail.silent)]
         self._dark = self.tail.silent
         if self.tail.caught_up and not early:
-            self.tail.generation = generation
-            if ended:
-                self._read_before = generation + 1
+            if ended and not ended.is_set():
+                generation = self._next = started + 1
                 ended.set()
+            self.tail.generation = generation
         return told
 
     def _await_lines(self) -> None:
