@@ -21,6 +21,7 @@ from diagnose.controllers.tree import MARK
 from diagnose.errors import ControllerError
 from diagnose.model.launch import LaunchSpec
 from diagnose.ports import Exit, Handle, Member, Ports
+from tests.ports import free_port
 
 MODULE = "fastdeploy.entrypoints.openai.api_server"
 SERVER = """
@@ -99,11 +100,6 @@ def alive(pid):
 
 def worker_of(controller, handle):
     return next(one for one in controller.tree(handle) if one.role == "worker")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        return door.getsockname()[1]
 
 
 def test_the_server_has_a_session_and_a_file_of_its_own(controller, start):

@@ -16,7 +16,7 @@ from diagnose import outbox
 from diagnose.errors import ConfigError
 from diagnose.receivers import make
 from tests.adapters.alert_path import alerts, live, trouble
-from tests.adapters.prometheus import free_port
+from tests.ports import free_port
 
 USER, PASSWORD = "diagnose", "s3cr3t-w0rd"
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH:UserWarning")  # TLS from the first byte is unseen by it

@@ -13,7 +13,8 @@ import pytest
 from diagnose.catalog import load
 from diagnose.testing import finding, incident
 from tests.adapters.api_life import living
-from tests.adapters.prometheus import PROMETHEUS, PROMTOOL, alertmanager, free_port, running
+from tests.adapters.prometheus import PROMETHEUS, PROMTOOL, alertmanager, running
+from tests.ports import free_port
 
 SHIPPED = load.shipped("service") / "prometheus"
 

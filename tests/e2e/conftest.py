@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +22,7 @@ from diagnose.lab.gpus import make_gpus
 from diagnose.lab.model import make_model
 from diagnose.model.effect import Perform
 from diagnose.model.observation import ServerStarted
+from tests.ports import free_port
 
 GIB = 1 << 30
 TOO_LARGE = ("--max-model-len", "32768", "--max-num-seqs", "128", "--max-num-batched-tokens", "32768")
@@ -230,15 +229,6 @@ def began(turns):
 def intents(turns):
     """Return the ids of all intents that were to be carried out, oldest first."""
     return [effect.intent.id for turn in turns for effect in turn.effects if isinstance(effect, Perform)]
-
-
-def free_port():
-    """Find a port below those that the kernel gives to clients, so that nothing else takes it meanwhile."""
-    while True:
-        port = random.randrange(12000, 32000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @pytest.fixture

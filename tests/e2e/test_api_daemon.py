@@ -8,7 +8,8 @@ import socket
 import httpx
 import pytest
 
-from tests.e2e.conftest import FITS, TOO_LARGE, free_port
+from tests.e2e.conftest import FITS, TOO_LARGE
+from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(100)
 

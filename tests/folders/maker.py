@@ -24,7 +24,8 @@ from typing import Any
 from diagnose.lab.environment import MODULE, lab_env
 from diagnose.lab.gpus import make_gpus
 from diagnose.lab.model import make_model
-from tests.e2e.conftest import GIB, free_port
+from tests.e2e.conftest import GIB
+from tests.ports import free_port
 
 FILLER = 5000
 """Lines of ordinary log between a cause and the last symptom, at most."""

@@ -6,9 +6,7 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,17 +20,9 @@ import pytest
 from diagnose.lab.environment import MODULE, lab_env
 from diagnose.lab.gpus import make_gpus
 from diagnose.lab.model import make_model
+from tests.ports import free_port
 
 LOAD_SECONDS = 0.2
-
-
-def free_port() -> int:
-    """Find a port below those that the kernel gives to clients, or a client could be given ours."""
-    while True:
-        port = random.randrange(12000, 32000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def until(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
