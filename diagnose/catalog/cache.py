@@ -33,12 +33,12 @@ def matcher(knowledge: Knowledge) -> Matcher:
     if database is None:
         if dumped := made.dump():
             _write(name, dumped)
-        _give_back()
+        give_back()
     return made
 
 
-def _give_back() -> None:
-    """Return to the system what compiling took: glibc keeps more than 20 MB of it otherwise."""
+def give_back() -> None:
+    """Return to the system what is not in use any more; glibc keeps the most that was ever used."""
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
         ctypes.CDLL(None).malloc_trim(0)
 
