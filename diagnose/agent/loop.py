@@ -15,13 +15,13 @@ import anyio.abc
 import anyio.to_thread
 import msgspec
 
+from diagnose.agent import memory
 from diagnose.agent.config import Config
 from diagnose.agent.guard import Guard, reason_of
 from diagnose.agent.manager import Manager
 from diagnose.agent.reload import Reload
 from diagnose.agent.session import Session
 from diagnose.agent.vitals import HELD_UP, Pulse
-from diagnose.catalog.cache import give_back
 from diagnose.engine.match import Matcher
 from diagnose.engine.state import State
 from diagnose.engine.step import step
@@ -46,7 +46,7 @@ _PAUSES = (0.008, 0.008, 0.04, 0.2)
 _SPOILT_MOST = 3
 """Questions in a row that may be spoilt by that before it is told."""
 
-_LOOK_AT_CONSOLE, _GIVE_BACK_EVERY = 10.0, 60.0
+_LOOK_AT_CONSOLE = 10.0
 _THINK_EVERY = timedelta(milliseconds=500)
 _PRUNE_EVERY = timedelta(hours=1)
 _ENDING = timedelta(seconds=90)
@@ -184,7 +184,7 @@ class Daemon:
             tasks.start_soon(own.keep, "probes", partial(self._probe, session))
             tasks.start_soon(own.keep, "metrics", partial(self._measure, session))
             tasks.start_soon(own.keep, "console", partial(self._bound_console, session))
-        tasks.start_soon(self._guard.keep, "memory", self._give_back)
+        tasks.start_soon(self._guard.keep, "memory", memory.keep_small)
         if self.reload:
             tasks.start_soon(self._guard.keep, "rules", partial(self.reload.watch, self))
         if self.door:
@@ -363,13 +363,6 @@ class Daemon:
         while True:
             await anyio.sleep(_LOOK_AT_CONSOLE)
             await anyio.to_thread.run_sync(session.server.bound_console)
-
-    @staticmethod
-    async def _give_back() -> None:
-        """Return the memory that bursts of lines took; an allocator keeps the most that was ever used."""
-        while True:
-            await anyio.sleep(_GIVE_BACK_EVERY)
-            await anyio.to_thread.run_sync(give_back)
 
     async def _unspoilt(self, ask: Callable[[], Awaitable[ProbeResult | None]]) -> ProbeResult | None:
         """Ask; where no good answer came while the daemon itself was held up, that says nothing about the server.

@@ -157,8 +157,8 @@ class Session:
         self._asked_at: datetime | None = None
         self._behind_at: datetime | None = None
         self._early: list[LogLines | SourceSilent] = []
-        self._to_be_read: threading.Event | None = None
-        self._next = 0
+        self._to_be_read: threading.Event | None = None  # set once the ended server's lines are read
+        self._next = 0  # the start that all lines are of from then on
         self.lookout = Lookout(self.state_dir)
         self.guard = Guard((self.name,), self.clock)
 

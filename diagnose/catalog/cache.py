@@ -6,7 +6,6 @@ Nothing depends on it: a folder that cannot be written, or a file that is damage
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import platform
@@ -30,17 +29,9 @@ def matcher(knowledge: Knowledge) -> Matcher:
     database = _read(name)
     zone = datetime.now(timezone.utc).astimezone().tzinfo or timezone.utc
     made = Matcher(knowledge, zone=zone, database=database)
-    if database is None:
-        if dumped := made.dump():
-            _write(name, dumped)
-        give_back()
+    if database is None and (dumped := made.dump()):
+        _write(name, dumped)
     return made
-
-
-def give_back() -> None:
-    """Return to the system what is not in use any more; glibc keeps the most that was ever used."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def knowledge(key: str) -> Knowledge | None:

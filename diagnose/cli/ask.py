@@ -134,6 +134,22 @@ def one_target(snapshot: Snapshot, wanted: str | None) -> str:
     raise InputError(f"{problem} There are: {', '.join(names) or 'none'}. Name one with --target.")
 
 
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Let a command name its server."""
+    parser.add_argument("--target", metavar="NAME", help="which server (default: the only one)")
+
+
+def target_of(args: argparse.Namespace) -> str:
+    """Return the server that a command is about.
+
+    Raises:
+        InputError: See `one_target`.
+    """
+    from diagnose import journal
+
+    return one_target(journal.read(state_dir(args)), args.target)
+
+
 def one_incident(snapshot: Snapshot, wanted: str | None) -> Incident:
     """Return the incident that is meant: by its id or the beginning of it; the newest that waits where none is named.
 

@@ -30,7 +30,7 @@ def add(subparsers: Any) -> None:
         epilog="example: diagnose drill gpu_oom_load",
     )
     parser.add_argument("cause", metavar="CAUSE", help="a class of cause; diagnose rules list names them")
-    parser.add_argument("--target", metavar="NAME", help="which server (default: the only one)")
+    ask.add_target(parser)
     parser.add_argument("--receiver", default="", metavar="NAME", help="only this one, whatever the routes say")
     parser.add_argument(
         "--severity", choices=("warning", "error", "critical"), default="critical", help="for the routes"

@@ -51,8 +51,8 @@ def build_parser(families: Sequence[str] = FAMILIES) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. A known error is one line on stderr, never a traceback."""
     words = sys.argv[1:] if argv is None else argv
-    asked = words[:1]
-    parser = build_parser(asked if asked and asked[0] in FAMILIES else FAMILIES)  # a daemon need not hold the rest
+    asked = [word for word in words[:1] if word in FAMILIES]
+    parser = build_parser(asked or FAMILIES)  # a daemon need not hold the rest
     args = parser.parse_args(words)
     if args.command is None:
         parser.print_help()

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from diagnose.cli import ask
-from diagnose.cli.place import add_common, state_dir
+from diagnose.cli.place import add_common
 
 
 def add(subparsers: Any) -> None:
@@ -22,21 +22,15 @@ def add(subparsers: Any) -> None:
     resume = subparsers.add_parser("resume", help="let remedies be carried out again")
     resume.set_defaults(run=run_resume)
     for parser in (pause, resume):
-        parser.add_argument("--target", metavar="NAME", help="which server (default: the only one)")
+        ask.add_target(parser)
         add_common(parser, state=True)
 
 
 def run_pause(args: argparse.Namespace) -> int:
     """Pause a target."""
-    return ask.tell(args, "pause", target=_target(args), why=args.why)
+    return ask.tell(args, "pause", target=ask.target_of(args), why=args.why)
 
 
 def run_resume(args: argparse.Namespace) -> int:
     """End the pause of a target."""
-    return ask.tell(args, "resume", target=_target(args))
-
-
-def _target(args: argparse.Namespace) -> str:
-    from diagnose import journal
-
-    return ask.one_target(journal.read(state_dir(args)), args.target)
+    return ask.tell(args, "resume", target=ask.target_of(args))

@@ -50,7 +50,7 @@ def add(subparsers: Any) -> None:
         add_common(order, state=True)
         order.set_defaults(run=run_order, order=kind)
     history = commands.add_parser("history", help="the last starts of the server: what changed, how far they came")
-    history.add_argument("--target", metavar="NAME", help="which server (default: the only one)")
+    ask.add_target(history)
     history.add_argument("--json", action="store_true", help="for programs")
     add_common(history, state=True)
     history.set_defaults(run=run_history)
@@ -61,7 +61,7 @@ def add(subparsers: Any) -> None:
     rollback.add_argument(
         "incident", metavar="INCIDENT", nargs="?", help="only what this incident changed (default: all)"
     )
-    rollback.add_argument("--target", metavar="NAME", help="which server (default: the only one)")
+    ask.add_target(rollback)
     add_common(rollback, state=True)
     rollback.set_defaults(run=run_rollback)
 

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from diagnose.cli import ask
-from diagnose.cli.place import add_common, state_dir
+from diagnose.cli.place import add_common
 
 
 def add(subparsers: Any) -> None:
@@ -16,13 +16,11 @@ def add(subparsers: Any) -> None:
         help="end the server in order, if it runs, and start it with the settings that it has",
         epilog="example, once the driver, a path or a disk is mended: diagnose restart",
     )
-    restart.add_argument("--target", metavar="NAME", help="which server (default: the only one)")
+    ask.add_target(restart)
     add_common(restart, state=True)
     restart.set_defaults(run=run_restart)
 
 
 def run_restart(args: argparse.Namespace) -> int:
     """Start it again."""
-    from diagnose import journal
-
-    return ask.tell(args, "restart", target=ask.one_target(journal.read(state_dir(args)), args.target))
+    return ask.tell(args, "restart", target=ask.target_of(args))

@@ -206,21 +206,20 @@ class SystemdController(ProcessController):
 
     def _call(self, verb: str, *options: str, seconds: float | None) -> str:
         words = [*self._systemctl, "--no-ask-password", verb, *options, "--", self._unit]
+        tried = UnitDownError if verb == "start" else ControllerError
         try:
             done = subprocess.run(  # noqa: S603 - fixed words and a unit's name that the configuration has checked
                 words, capture_output=True, text=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL
             )
         except subprocess.TimeoutExpired as error:
-            slow = UnitDownError if verb == "start" else ControllerError
-            raise slow(f"systemctl {verb} {self._unit} does not come back. Look at systemd.") from error
+            raise tried(f"systemctl {verb} {self._unit} does not come back. Look at systemd.") from error
         except OSError as error:
             raise ControllerError(
                 f"{words[0]} cannot be run: {error.strerror}. Is this host's init systemd?"
             ) from error
         if done.returncode:
             told = " ".join(done.stderr.split()).rstrip(".") or f"exit status {done.returncode}"
-            tried = _TRIED in told.lower()
-            raise (UnitDownError if tried else ControllerError)(
+            raise (tried if _TRIED in told.lower() else ControllerError)(
                 f"systemctl {verb} {self._unit}: {told}. Where it is refused, the rights are missing: diagnose service "
                 f"show; else see: systemctl status {self._unit}"
             )

@@ -153,7 +153,7 @@ def _restart(
         return _refused(order, target, now, "held-busy")
     if target.desired is None:
         return _refused(order, target, now, "no-command")
-    owner, made = incident.id if incident else "", back.start_again(target, target.overlays)
+    owner, made = incident.id if incident else "", back.start_again(target)
     intent = back.intent(target, made, incident_id=owner, name=f"{owner or target.name}-restart-{order.id}", now=now)
     if incident:
         incident = incidents.note(incident, "restart", at=now, by=order.by)

@@ -120,7 +120,7 @@ def _rested(target: Target, now: datetime) -> bool:
 
 def _back(target: Target, *, restart: bool) -> Plan:
     if target.overlays == target.proven:
-        return way_back.start_again(target, target.proven, restart=restart)
+        return way_back.start_again(target, restart=restart)
     back = way_back.plan_of(target, target.proven, restart=restart)
     title = Text("Back to the last settings known to be good", "恢复到最近一次正常的设置")
     return msgspec.structs.replace(back, title=title)

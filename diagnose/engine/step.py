@@ -150,7 +150,7 @@ class _Turn:
     def _obey(self, order: Order) -> None:
         """Do what a person asks, or say why not."""
         target = self.targets[order.target]
-        incident = self.incidents.get(order.incident) if order.incident else self._owner(order, target)
+        incident = self._owner(order, target)
         done = orders.obey(order, incident, target, self.knowledge, self.policy, busy=self._busy(target), now=self.now)
         self.targets[target.name] = done.target
         if done.incident:
@@ -160,7 +160,10 @@ class _Turn:
         self.effects.append(done.answer)
 
     def _owner(self, order: Order, target: Target) -> Incident | None:
-        """Return the incident in which an order that names none is written down: where it is to help, or undoes."""
+        """Return the incident that an order names; else that in which it is written down: it is to help, or undoes."""
+        if order.incident:
+            named = self.incidents.get(order.incident)
+            return named if named and named.target == target.name else None
         if order.kind == "restart":
             live = [one for one in self.incidents.values() if one.target == target.name and incidents.is_open(one)]
             return max(live, key=lambda one: (one.last_seen, one.id), default=None)

@@ -93,9 +93,9 @@ WAY_BACK = Remedy(
 """What a rollback does, and by which terms it is proven."""
 
 
-def start_again(target: Target, left: tuple[Overlay, ...], *, restart: bool = True) -> Plan:
-    """Make the plan that starts what is down, or runs, with these overlays: the ones that it has."""
-    made = plan_of(target, left, restart=restart)
+def start_again(target: Target, *, restart: bool = True) -> Plan:
+    """Make the plan that starts the server with the overlays that it has."""
+    made = plan_of(target, target.overlays, restart=restart)
     return msgspec.structs.replace(made, remedy_id="recovery", title=Text("Start it again", "重新启动"))
 
 

@@ -152,16 +152,16 @@ class LogTail:
         """
         self._out, self._failing = [], set()
         recently = self._looked and timedelta(0) <= now - self._looked < _LOOK_EVERY
-        if recently and not to_end and self._only_grew():
-            self.caught_up = False
-            self._read(now)
-        else:
+        if whole := to_end or not recently or not self._only_grew():
             self._look_and_read(now)
-            self.caught_up = not self.lag_bytes
+        else:
+            self._read(now)
+        behind = self.lag_bytes
+        self.caught_up = whole and not behind
         if to_end and self.caught_up:
             for file in self._files.values():
                 self._give(file, file.give_rest(), now)
-        self.busy = bool(self._out) or self.lag_bytes > 0
+        self.busy = bool(self._out) or behind > 0
         return self._out
 
     def _only_grew(self) -> bool:
