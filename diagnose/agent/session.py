@@ -27,6 +27,7 @@ from diagnose.agent.given import Unused
 from diagnose.agent.guard import Guard
 from diagnose.agent.look import Lookout
 from diagnose.controllers import procfs
+from diagnose.controllers.free_ports import free_ports
 from diagnose.controllers.process import ProcessController
 from diagnose.engine.match import Carry, Matcher
 from diagnose.engine.plan import effective
@@ -266,7 +267,7 @@ class Session:
             spec = msgspec.structs.replace(spec, env={**spec.env, "FD_LOG_DIR": self.config.log_dir})
         flags = config_values(spec)
         ranks = settings.ranks_here(spec, flags)
-        ports = _free_ports(2 * ranks)
+        ports = free_ports(2 * ranks, settings.http_port(spec, flags), settings.named_ports(spec, flags))
         return settings.with_ports(spec, ports[:ranks], ports[ranks:], accepted=accepted(None), config=flags)
 
     def _spawn(self, target: Target, cut_short: Sequence[Intent]) -> None:
@@ -645,17 +646,6 @@ class Session:
 def _same_wish(before: LaunchSpec, now: LaunchSpec) -> bool:
     """Say whether two commands differ in nothing but the internal ports, which the daemon chooses."""
     return given.without(before, given.QUEUE_FLAGS) == given.without(now, given.QUEUE_FLAGS)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _listens(port: int) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from diagnose.launch.config import EMPTY, lookup
 from diagnose.launch.flags import parse_version
 from diagnose.launch.spec import set_flag
+from diagnose.launch.table import BY_NAME
 from diagnose.model.launch import LaunchSpec
 
 HTTP_PORT = 8000
@@ -71,6 +72,13 @@ def cache_ports(spec: LaunchSpec, version: str | None = None, config: Mapping[st
     """Return the cache queue's ports; as `queue_ports`, with 8003."""
     given = _ports(lookup(spec, "--cache-queue-port", config))
     return given or _old(version, 8003)
+
+
+def named_ports(spec: LaunchSpec, config: Mapping[str, str] = EMPTY) -> frozenset[int]:
+    """Return every port that a flag names, and the HTTP server's."""
+    flags = [name for name in BY_NAME if name.endswith(("-port", "-ports"))]
+    given = {port for name in flags for port in _ports(lookup(spec, name, config))}
+    return frozenset(given | {http_port(spec, config)})
 
 
 def queue_port(spec: LaunchSpec, version: str | None = None, config: Mapping[str, str] = EMPTY) -> int | None:

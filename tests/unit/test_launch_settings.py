@@ -73,6 +73,12 @@ def test_keys_are_found_in_the_command_and_in_the_environment():
     assert settings.api_key(command(env={"FD_API_KEY": "b,c"})) == "b"
 
 
+def test_ports_that_a_command_names_are_known():
+    words = ("--engine-worker-queue-port", "8002,8012", "--metrics_port", "8001", "--rdma-comm-ports", "-1")
+    assert settings.named_ports(command(*words)) == {8000, 8001, 8002, 8012}
+    assert settings.named_ports(command("--port", "80"), {"--metrics-port": "81"}) == {80, 81}
+
+
 def test_internal_ports_are_named_only_where_they_are_missing():
     spec = settings.with_ports(command("--cache-queue-port", "9"), 7, 8, accepted=accepted("2.4"))
 
