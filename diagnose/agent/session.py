@@ -47,6 +47,7 @@ from diagnose.model.observation import (
     Observation,
     Outcome,
     ProbeResult,
+    ProcessExit,
     ServerStarted,
     SourceSees,
     SourceSilent,
@@ -379,6 +380,8 @@ class Session:
         told += ask("logs", now, lambda: self._lag(now))
         told += self.lookout.news()
         told += ask("processes", now, lambda: self._processes(now, every))
+        if any(isinstance(one, ProcessExit) for one in told):
+            self._measured_at = None  # whether it was killed for want of memory is told beside its end
         told += ask("gpu", now, lambda: self._cards_told(now, every))
         told += ask(look.SOURCE, now, lambda: self._looked_around(now))
         self._buses.update(one.pci for one in told if isinstance(one, GpuSample) and one.pci)

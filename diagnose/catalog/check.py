@@ -231,10 +231,10 @@ def run_tests(knowledge: Knowledge, matcher: Matcher, only: Sequence[str] = ()) 
 def found_by(knowledge: Knowledge, matcher: Matcher, test: str | LogTest) -> list[Finding]:
     """Return all findings that a test's log and events give."""
     test = LogTest(log=test) if isinstance(test, str) else test
-    observations: list[LogMatch | Signal] = []
-    if test.log:
-        observations += _scan(matcher, test.log, test.stream)
-    observations += [_event(dict(event), second) for second, event in enumerate(test.events)]
+    log = _scan(matcher, test.log, test.stream) if test.log else []
+    events = [_event(dict(event), second) for second, event in enumerate(test.events)]
+    before, after = ([one for one in events if (one.at < _NOON) is early] for early in (True, False))
+    observations: list[LogMatch | Signal] = [*before, *log, *after]
     windows = window.Windows()
     for place, phase in _phases(test.events).items():
         windows = window.with_phase(windows, "test", place, phase)
@@ -257,7 +257,8 @@ def _scan(matcher: Matcher, log: str, stream: str) -> list[LogMatch]:
 def _event(event: dict[str, str], second: int) -> Signal:
     probe, sample = event.pop("probe", ""), event.pop("sample", "")
     name = event.pop("event", f"probe.{probe}")
-    offset = Duration.parse(str(event.pop("at", f"{second}s"))).total_seconds()
+    after = str(event.pop("at", f"{second}s"))
+    offset = Duration.parse(after.removeprefix("-")).total_seconds() * (-1 if after.startswith("-") else 1)
     labels = {key: str(value) for key, value in event.items()}
     if sample:
         at, value = _NOON + timedelta(seconds=offset), float(labels.pop("value"))

@@ -20,7 +20,7 @@ _LEAST_ANSWERS = 3
 """Fewer between two looks may be our own questions, which are always cut."""
 
 NEVER = 1e9
-"""Seconds until something is full that does not grow (JSON has no infinity)."""
+"""Seconds until something is full that does not grow, or since what never was (JSON has no infinity)."""
 
 _POINTS = 20
 _TREND_EVERY, _TREND_LEAST = timedelta(minutes=1), timedelta(minutes=10)
@@ -44,15 +44,19 @@ _TOLD = {
     "process": (
         "rss_bytes threads zombies descriptors_ratio container_memory_bytes container_memory_free_bytes "
         "container_memory_ratio container_pids_ratio container_throttled_ratio container_periods_total "
-        "container_throttled_total memory_full_in_seconds container_full_in_seconds"
+        "container_throttled_total container_oom_kills_total container_oom_kill_age_seconds "
+        "memory_full_in_seconds container_full_in_seconds"
     ),
     "host": (
-        "memory_total_bytes memory_available_bytes memory_available_ratio load_per_cpu clock_jump_seconds "
+        "memory_total_bytes memory_available_bytes memory_available_ratio oom_kills_total oom_kill_age_seconds "
+        "load_per_cpu clock_jump_seconds "
         "disk_used_bytes disk_free_bytes disk_free_ratio disk_free_inodes_ratio disk_full_in_seconds "
         "shm_used_bytes shm_free_bytes shm_free_ratio shm_free_inodes_ratio shm_full_in_seconds"
     ),
     "logs": "behind_bytes",
 }
+_KILLS = {f"{of}oom_kills_total": f"{of}oom_kill_age_seconds" for of in ("host.", "process.container_")}
+"""What the kernel counts, and the name of how long ago it counted last."""
 _MEANS = frozenset(
     f"server.{name}_{part}_total"
     for name in ("first_token", "queue", "request", "made", "allowed")
@@ -77,6 +81,7 @@ class Meters(msgspec.Struct, frozen=True, kw_only=True):
         moved_at: When tokens came last, or a question was first seen after nothing was asked.
         lost: Requests that began to be answered and never ended, as far as known.
         tracks: What grows, by name and labels.
+        killed_at: When the kernel was first seen to have killed for want of memory once more, by name of the count.
     """
 
     latest: Mapping[str, float] = {}
@@ -85,6 +90,7 @@ class Meters(msgspec.Struct, frozen=True, kw_only=True):
     moved_at: datetime | None = None
     lost: float = 0.0
     tracks: Mapping[str, Track] = {}
+    killed_at: Mapping[str, datetime] = {}
 
 
 def begun_anew(meters: Meters) -> Meters:
@@ -92,6 +98,7 @@ def begun_anew(meters: Meters) -> Meters:
     return Meters(
         latest={name: value for name, value in meters.latest.items() if name.startswith("host.")},
         tracks={name: track for name, track in meters.tracks.items() if name.startswith("host.")},
+        killed_at={name: at for name, at in meters.killed_at.items() if name.startswith("host.")},
     )
 
 
@@ -102,6 +109,8 @@ def take(meters: Meters, told: Numbers) -> tuple[Meters, Numbers]:
         meters, more = _server(meters, told)
         values |= more
     values |= _shares(meters, told)
+    meters, more = _kills(meters, told)
+    values |= more
     meters, more = _full_in(meters, told, values)
     values |= more
     suffix = _suffix(told.labels)
@@ -182,6 +191,22 @@ def _shares(meters: Meters, told: Numbers) -> dict[str, float]:
         return {}
     periods, throttled = (told.values[name] - meters.latest[name] for name in names)
     return {"process.container_throttled_ratio": min(1.0, throttled / periods)} if periods > 0 <= throttled else {}
+
+
+# --- kills for want of memory
+
+
+def _kills(meters: Meters, told: Numbers) -> tuple[Meters, dict[str, float]]:
+    """Derive how long ago the kernel killed last; nothing at the first look, which says nothing of when."""
+    killed_at, found = dict(meters.killed_at), dict[str, float]()
+    for count, age in _KILLS.items():
+        if count not in told.values or count not in meters.latest:
+            continue
+        if told.values[count] > meters.latest[count]:
+            killed_at[count] = told.at
+        last = killed_at.get(count)
+        found[age] = max(0.0, (told.at - last).total_seconds()) if last else NEVER
+    return msgspec.structs.replace(meters, killed_at=killed_at), found
 
 
 # --- what fills up

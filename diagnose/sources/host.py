@@ -44,6 +44,7 @@ class HostSense:
     def poll(self, now: datetime) -> list[Numbers]:
         """Return the host's numbers, and those of each disk; what cannot be read is left out."""
         values = {**_memory(self._proc), **_room(self._shm, "host.shm"), **self._load(), **self._jump()}
+        values |= _oom_kills("host.", self._proc / "vmstat")
         told = [Numbers(target=self._target, at=now, values=values)]
         for names, place in self._disks().items():
             if room := _room(place, "host.disk"):
@@ -82,6 +83,12 @@ def _memory(proc: Path) -> dict[str, float]:
         "host.memory_available_bytes": available,
         "host.memory_available_ratio": available / total,
     }
+
+
+def _oom_kills(name: str, place: Path) -> dict[str, float]:
+    """Return how often the kernel killed for want of memory; it counts so since Linux 4.13, for all to read."""
+    kills = _fields(place).get("oom_kill")
+    return {} if kills is None else {f"{name}oom_kills_total": float(kills)}
 
 
 def _room(place: Path, name: str) -> dict[str, float]:
@@ -146,6 +153,7 @@ def container_numbers(pid: int, *, proc: Path = _PROC, cgroups: Path = _CGROUPS)
     """Measure what a process's control groups (v1 or v2) let it have; empty where nothing limits it."""
     return {
         **_memory_limit(pid, proc, cgroups),
+        **_memory_kills(pid, proc, cgroups),
         **_processor_limit(pid, proc, cgroups),
         **_process_limit(pid, proc, cgroups),
     }
@@ -168,6 +176,13 @@ def _memory_limit(pid: int, proc: Path, cgroups: Path) -> dict[str, float]:
         "process.container_memory_free_bytes": limit - used,
         "process.container_memory_ratio": used / limit,
     }
+
+
+def _memory_kills(pid: int, proc: Path, cgroups: Path) -> dict[str, float]:
+    """Return how often the kernel killed in the process's own group, for that group's limit or one above it."""
+    for group, v2 in _groups(pid, "memory", proc, cgroups):
+        return _oom_kills("process.container_", group / ("memory.events" if v2 else "memory.oom_control"))
+    return {}
 
 
 def _processor_limit(pid: int, proc: Path, cgroups: Path) -> dict[str, float]:

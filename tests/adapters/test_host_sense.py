@@ -15,6 +15,7 @@ from diagnose.engine.rates import NAMES
 from diagnose.sources.exits import ExitWatch
 from diagnose.sources.host import HostSense, container_numbers, names_of, threads_of, tree_numbers
 from diagnose.testing import NOON
+from tests.memory_groups import limited_group
 
 GIB = 1 << 30
 
@@ -69,6 +70,7 @@ def test_a_container_of_the_second_kind_is_measured_by_its_tightest_limit(tmp_pa
         cg__cgroup_DOT_controllers="cpu memory pids\n",
         cg__kubepods__pod1__box__memory_DOT_max="max\n",
         cg__kubepods__pod1__box__memory_DOT_current=f"{6 * GIB}\n",
+        cg__kubepods__pod1__box__memory_DOT_events="low 0\nhigh 0\nmax 41\noom 3\noom_kill 2\noom_group_kill 0\n",
         cg__kubepods__pod1__memory_DOT_max=f"{8 * GIB}\n",
         cg__kubepods__pod1__memory_DOT_current=f"{7 * GIB}\n",
         cg__kubepods__pod1__memory_DOT_stat=f"anon 5\ninactive_file {1 * GIB}\n",
@@ -80,6 +82,7 @@ def test_a_container_of_the_second_kind_is_measured_by_its_tightest_limit(tmp_pa
         "process.container_memory_bytes": 6 * GIB,
         "process.container_memory_free_bytes": 2 * GIB,
         "process.container_memory_ratio": 0.75,
+        "process.container_oom_kills_total": 2,
         "process.container_periods_total": 400,
         "process.container_throttled_total": 100,
         "process.container_pids_ratio": 0.95,
@@ -94,11 +97,13 @@ def test_a_container_of_the_first_kind_is_measured_from_within(tmp_path):
         cg__memory__memory_DOT_limit_in_bytes=f"{4 * GIB}\n",
         cg__memory__memory_DOT_usage_in_bytes=f"{4 * GIB}\n",
         cg__memory__memory_DOT_stat=f"total_inactive_file {3 * GIB}\n",
+        cg__memory__memory_DOT_oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
         cg__cpu__cpu_DOT_stat="nr_periods 10\nnr_throttled 9\nthrottled_time 77\n",
     )
     told = container_numbers(7, proc=tmp_path / "proc", cgroups=tmp_path / "cg")
     assert told["process.container_memory_ratio"] == 0.25
     assert told["process.container_throttled_total"] == 9
+    assert told["process.container_oom_kills_total"] == 1
 
 
 def test_without_a_limit_there_is_no_container_to_tell_of(tmp_path):
@@ -111,6 +116,20 @@ def test_without_a_limit_there_is_no_container_to_tell_of(tmp_path):
     )
     assert container_numbers(7, proc=tmp_path / "proc", cgroups=tmp_path / "cg") == {}
     assert container_numbers(8, proc=tmp_path / "proc", cgroups=tmp_path / "cg") == {}
+
+
+def test_what_the_kernel_kills_for_want_of_memory_is_counted_for_the_host_and_the_container():
+    sense = HostSense("default", {})
+    waits = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with limited_group() as group, waits:
+        group.put(waits.pid)
+        before = {**sense.poll(NOON)[0].values, **container_numbers(waits.pid)}
+        group.run_out()
+        after = {**sense.poll(NOON)[0].values, **container_numbers(waits.pid)}
+        waits.communicate(b"\n")
+    for name in ("host.oom_kills_total", "process.container_oom_kills_total"):
+        assert after[name] >= before[name] + 1, name
+    assert {*after} <= NAMES
 
 
 # --- processes

@@ -11,12 +11,14 @@ import shutil
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
 
 from diagnose.engine.incidents import LIVE
 from tests.e2e.conftest import FITS, Site
+from tests.memory_groups import limited_group
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -192,6 +194,42 @@ def test_a_kill_for_want_of_memory_explains_the_death_and_what_befalls_others_is
     assert killed.format(worker.pid) in proof
     assert f"worker process {worker.pid} ended: signal 9, ready" in proof
     assert killed.format(1) not in proof
+
+
+def test_a_kill_at_the_containers_limit_is_known_without_the_kernels_log(site):
+    here = site(gpu_gib=8, era="2.4")
+    path, _ = kmsg(here.folder)
+    plain(here, f"kernel_log: {path}\n")
+    here.daemon(*FITS)
+    here.wait_phase("ready")
+    with limited_group() as group:
+        for one in here.processes():
+            group.put(one.pid)
+        worker = worker_of(here)
+        Path(f"/proc/{worker.pid}/oom_score_adj").write_text("1000")
+        time.sleep(11)  # until the counts of the group were read once
+        group.run_out()
+        wait_finding(here, "memory.container.killed-counted", 15)
+        incident = settled(here)
+        for one in here.processes():
+            one.kill()
+    assert incident.cause == "host_oom"
+    assert incident.findings[0].rule_id == "memory.container.killed-counted"
+    assert "worker_crash" in {finding.cause for finding in incident.findings[1:]}
+
+
+def test_a_kill_by_a_person_is_not_called_want_of_memory(site):
+    here = site(gpu_gib=8, era="2.4")
+    plain(here)
+    here.daemon(*FITS)
+    here.wait_phase("ready")
+    latest = "host.oom_kill_age_seconds"
+    here.wait(lambda seen: latest in seen.state.targets["default"].meters.latest, "the kernel's count read twice", 25)
+    worker_of(here).kill()
+    here.wait(lambda seen: bool(findings(seen, "server.crash.killed")), "the launcher's word of the kill", 40)
+    assert settled(here).cause == "worker_crash"
+    seen = here.snapshot()
+    assert not [one for incident in seen.incidents for one in incident.findings if one.cause == "host_oom"]
 
 
 # --- senses that cannot see

@@ -160,6 +160,28 @@ def test_memory_of_the_processes_fills_what_the_host_has_left():
     assert fresh.latest == {"host.memory_available_bytes": 6000.0}, "what is of the host stays"
 
 
+@pytest.mark.parametrize("of", ["host.", "process.container_"])
+def test_a_kill_for_want_of_memory_has_an_age(of):
+    def age(*counts):
+        return run(*({f"{of}oom_kills_total": float(count)} for count in counts))[0].get(f"{of}oom_kill_age_seconds")
+
+    assert age(7) is None, "when those were, nobody knows"
+    assert age(7, 7) == NEVER
+    assert age(7, 8) == 0
+    assert age(7, 9, 9, 9) == 10
+    assert age(7, 9, 9, 10) == 0
+    assert age(7, 0, 0) == NEVER, "another container"
+
+
+def test_a_new_launch_remembers_what_was_killed_on_the_host_and_not_in_the_container_of_before():
+    names = ("host.oom_kills_total", "process.container_oom_kills_total")
+    _, meters = run(*({name: float(count) for name in names} for count in (7, 8)))
+    at = NOON + timedelta(seconds=20)
+    _, told = take(begun_anew(meters), Numbers(target="t", at=at, values=dict.fromkeys(names, 8.0)))
+    assert told.values["host.oom_kill_age_seconds"] == 15
+    assert "process.container_oom_kill_age_seconds" not in told.values
+
+
 def test_a_container_is_held_back_by_the_share_of_its_periods():
     names = ("process.container_periods_total", "process.container_throttled_total")
     values, _ = run(
