@@ -417,8 +417,12 @@ def _stalls(target: Target, sample: ProcessSample, policy: Policy) -> str:
 
 
 def _staged(target: Target, match: LogMatch) -> Told:
-    """Note how far a start has come and what it printed of its memory, by the marks in its logs."""
-    if target.phase != "starting" or not match.fresh or match.attempt != target.generation:
+    """Note how far a start has come and what it printed of its memory, by the marks in its logs.
+
+    The end of a process is often seen before its last lines are read: they count for the start that failed, too.
+    """
+    starts = target.phase == "starting" or (target.phase == "failed" and target.ready_at is None)
+    if not starts or not match.fresh or match.attempt != target.generation:
         return Told(target=target)
     *older, start = target.starts
     for hit in match.hits:

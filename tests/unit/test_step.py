@@ -153,7 +153,7 @@ class World:
             )
         )
 
-    def log(self, rule_id="oom", *, fresh=True, attempt=None):
+    def log(self, rule_id="oom", *, fresh=True, attempt=None, **labels):
         self.tell(
             LogMatch(
                 target="t",
@@ -165,7 +165,7 @@ class World:
                 attempt=attempt or self.generation,
                 text="boom",
                 level=None,
-                hits=(Hit(rule_id, 0),),
+                hits=(Hit(rule_id, 0, labels),),
                 fresh=fresh,
             )
         )
@@ -210,6 +210,21 @@ class World:
     def incident(self):
         saved = [effect.incident for effect in self.effects if isinstance(effect, SaveIncident)]
         return self.state.incidents[saved[-1].id]
+
+
+def test_what_a_start_printed_counts_for_it_though_its_end_was_seen_first():
+    world = World()
+    world.start()
+    world.exit()
+    world.log("@profiling")
+    world.log("@measured", before_gib="13.5")
+    (start,) = world.state.targets["t"].starts
+    assert (start.stage, start.measured) == ("profiling", {"before_gib": "13.5"})
+    world.start()
+    world.answer()
+    world.exit()
+    world.log("@measured", before_gib="14")
+    assert world.state.targets["t"].starts[-1].measured == {}, "it has served: that is no start any more"
 
 
 def test_a_failed_start_is_cured_by_the_gentlest_rung_and_proven_by_a_completion_that_holds():
