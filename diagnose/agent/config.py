@@ -106,6 +106,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise ValueError(f"the command {name} names no program; write its full path, then its arguments")
 
 
+_RELOADED = frozenset({"policy", "rules", "remedies", "overrides"})
+_ELSEWHERE = frozenset({"alerts"})  # has its own way into force, with the messages that wait
+
+
+def governed(now: Config, changed: Config) -> tuple[Config, tuple[str, ...]]:
+    """Take over what may change while the daemon runs.
+
+    Returns:
+        What is in force then, and the names of what differs and takes a restart.
+    """
+    differs = {name for name in now.__struct_fields__ if getattr(now, name) != getattr(changed, name)}
+    taken = {name: getattr(changed, name) for name in differs & _RELOADED}
+    return msgspec.structs.replace(now, **taken), tuple(sorted(differs - _RELOADED - _ELSEWHERE))
+
+
 def refuse_unknown_targets(alerts: Alerts, targets: Collection[str], file: str) -> None:
     """See that what ``alerts:`` names as targets are some: a route to nobody is found when nobody is told.
 

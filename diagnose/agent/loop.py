@@ -16,10 +16,10 @@ import anyio.to_thread
 import msgspec
 
 from diagnose.agent import memory
-from diagnose.agent.config import Config
+from diagnose.agent.config import Config, governed
 from diagnose.agent.guard import Guard, reason_of
 from diagnose.agent.manager import Manager
-from diagnose.agent.reload import Reload
+from diagnose.agent.reload import CONFIG, Reload
 from diagnose.agent.session import Session
 from diagnose.agent.vitals import HELD_UP, Pulse
 from diagnose.engine.match import Matcher
@@ -52,6 +52,7 @@ _PRUNE_EVERY = timedelta(hours=1)
 _ENDING = timedelta(seconds=90)
 """How long the end of a server takes at most, after its grace: what is killed, and its GPU memory."""
 
+_RESTART = "Restart the daemon (systemctl restart diagnose); the servers serve on."
 _NOT_WRITTEN = "not done: the intent could not be written to the journal. Make room on its disk."
 """What cannot be written down is not done: after a crash nobody would know of it."""
 
@@ -132,8 +133,7 @@ class Daemon:
         Raises:
             DiagnoseError: A target can neither be found nor started.
         """
-        with contextlib.suppress(JournalError):  # a full disk is told of by the first turn
-            self.journal.keep("policy", codec.encode(self.config.policy))
+        self._keep_policy()
         self._begin(self.journal.kept())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._obey_signals)
@@ -148,6 +148,11 @@ class Daemon:
             if self.alerts:
                 await self.alerts.finish()
             tasks.cancel_scope.cancel()
+
+    def _keep_policy(self) -> None:
+        """Let commands that read the journal know by what is judged."""
+        with contextlib.suppress(JournalError):  # a full disk is told of by the next turn
+            self.journal.keep("policy", codec.encode(self.config.policy))
 
     async def _take_turns(self, hands: anyio.abc.TaskGroup) -> None:
         quiet = 0
@@ -219,6 +224,15 @@ class Daemon:
         self.knowledge = knowledge
         for session in self.sessions.values():
             session.use(matcher)
+
+    def govern(self, config: Config) -> None:
+        """Go by this from the next turn on; what takes a restart stays as it is, and is told of."""
+        self.config, waits = governed(self.config, config)
+        self._keep_policy()
+        if waits:
+            self.tell_silent(CONFIG, f"changed, and not in force yet: {', '.join(waits)}. {_RESTART}")
+        else:
+            self.tell_sees(CONFIG)
 
     def tell_silent(self, source: str, reason: str) -> None:
         """Tell each target of a sense that cannot see."""

@@ -1,4 +1,4 @@
-"""Rules, remedies and who is told change while the daemon runs: good changes come into force, bad ones are told of.
+"""What the daemon goes by changes while it runs: good changes come into force, bad ones are told of.
 
 The files are looked at every few seconds (their states, nothing is read), and at once on SIGHUP. What has changed and
 come to rest is read, and made ready, in a thread; it comes into force between two turns.
@@ -27,7 +27,7 @@ from diagnose.errors import ConfigError, DiagnoseError, RuleFileError
 from diagnose.model.knowledge import Knowledge
 from diagnose.notices.config import Alerts
 
-RULES, ALERTS = "rules", "alert settings"
+CONFIG, RULES = "configuration", "rules"
 """The sources of the `SourceSilent` that tells of what cannot come into force."""
 
 _EVERY = timedelta(seconds=3)
@@ -43,6 +43,10 @@ class Keeper(Protocol):
 
     def use(self, knowledge: Knowledge, matcher: Matcher) -> None:
         """Judge by these from the next turn on."""
+        ...
+
+    def govern(self, config: Config) -> None:
+        """Go by this from the next turn on, as far as that takes no restart."""
         ...
 
     def tell_silent(self, source: str, reason: str) -> None:
@@ -104,8 +108,7 @@ class Part(Generic[T]):
     def _refuse(self, keeper: Keeper, reason: str) -> None:
         if reason != self._told:
             self._told = reason
-            name = self._source
-            keeper.tell_silent(name, f"the changed {name} are not in force, those before are: {reason}")
+            keeper.tell_silent(self._source, f"what was changed is not in force, what was before is: {reason}")
 
 
 class Reload:
@@ -172,20 +175,24 @@ def rules(
     return Part(RULES, state, read, use, began=began)
 
 
-def of_folders(folders: Sequence[Path], overrides: Overrides | None, *, began: str) -> Part[tuple[Knowledge, Matcher]]:
-    """Watch the shipped folders of rules, this host's and these.
+def of_folders(
+    wanted: Callable[[], tuple[Sequence[Path], Overrides | None]], *, began: str
+) -> Part[tuple[Knowledge, Matcher]]:
+    """Watch the shipped folders of rules, this host's, and those that the configuration in force names.
 
     Args:
+        wanted: Gives these folders, and single fields that replace those of the files.
         began: The digest of the knowledge in force.
     """
 
     def state() -> str:
         try:
-            return load.digest(folders, overrides)
+            return load.digest(*wanted())
         except ConfigError as error:  # a folder or file that has gone is a state, too
             return str(error)
 
     def read() -> tuple[Knowledge, Matcher]:
+        folders, overrides = wanted()
         trust.refuse_others(load.site_files(folders))
         knowledge = load.load(folders, overrides)
         refuse_circles(knowledge, load.files(folders))
@@ -194,12 +201,18 @@ def of_folders(folders: Sequence[Path], overrides: Overrides | None, *, began: s
     return rules(state, read, began=began)
 
 
-def of_alerts(
-    file: Path, alerts: Alerts, targets: Collection[str], make: Callable[[Alerts], T], use: Callable[[T], None]
-) -> Part[T]:
-    """Watch the ``alerts:`` of a configuration, and the templates that it names. The rest of it takes a restart.
+def of_config(
+    file: Path,
+    read: Callable[[], Config],
+    alerts: Alerts,
+    targets: Collection[str],
+    make: Callable[[Alerts], T],
+    use: Callable[[T], None],
+) -> Part[tuple[Config, T]]:
+    """Watch a configuration, and the templates that its ``alerts:`` name; all of a change is good, or none.
 
     Args:
+        read: Reads it again, with all that counts beside the file.
         alerts: Those in force.
         targets: The names of the supervised servers.
         make: Makes the alert path of them; says with a `ConfigError` where it cannot.
@@ -209,14 +222,18 @@ def of_alerts(
     def state() -> str:
         return str([_state_of(path) for path in (str(file), *templates)])
 
-    def read() -> T:
+    def read_all() -> tuple[Config, T]:
         trust.refuse_others([file])
-        found = load.read_config(file, Config).alerts
-        refuse_unknown_targets(found, targets, str(file))
-        templates[:] = [one.template for one in found.receivers if one.template]
-        return make(found)
+        found = read()
+        refuse_unknown_targets(found.alerts, targets, str(file))
+        templates[:] = [one.template for one in found.alerts.receivers if one.template]
+        return found, make(found.alerts)
 
-    return Part(ALERTS, state, read, lambda _keeper, made: use(made), began=state())
+    def use_all(keeper: Keeper, made: tuple[Config, T]) -> None:
+        keeper.govern(made[0])
+        use(made[1])
+
+    return Part(CONFIG, state, read_all, use_all, began=state())
 
 
 def _state_of(path: str) -> tuple[int, int, int, int] | str:

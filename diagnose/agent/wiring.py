@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from diagnose.agent.reload import Part, Reload
 from diagnose.agent.session import Session
 from diagnose.agent.vitals import Tally
 from diagnose.catalog import cache, load, trust
+from diagnose.catalog.load import Overrides
 from diagnose.controllers.process import ProcessController
 from diagnose.controllers.systemd import SystemdController
 from diagnose.engine.state import State
@@ -55,6 +57,7 @@ def daemon(
     *,
     watcher: Watcher,
     file: Path | None = None,
+    read: Callable[[], Config] | None = None,
     stop_servers: bool = False,
     ready_when: manager.ReadyWhen = "watching",
     tell: Callable[[Unused], None] = lambda _unused: None,
@@ -62,7 +65,8 @@ def daemon(
     """Put the daemon together; its journal is closed and its lock let go in the end.
 
     Args:
-        file: Where the configuration was read from: what it says of alerts may change while the daemon runs.
+        file: Where the configuration was read from: what it says may change while the daemon runs.
+        read: Reads it again where more than the file counts, as a command line does.
         ready_when: When the service manager is told that the daemon is ready.
         tell: Is told of a command or port that was given for a server that runs otherwise.
 
@@ -97,9 +101,17 @@ def daemon(
         if file:
             refuse_unknown_targets(config.alerts, sessions, str(file))
         alerts = _alerting(*_senders(config.alerts), journal, sessions, clock)
-        parts: list[Part[Any]] = [reload.of_folders(folders, config.overrides, began=knowledge.digest)]
+        parts: list[Part[Any]] = []
         if file:
-            parts.append(reload.of_alerts(file, config.alerts, sessions, _senders, lambda made: _tell_by(mind, *made)))
+            again = read or partial(load.read_config, file, Config)
+            parts.append(
+                reload.of_config(file, again, config.alerts, sessions, _senders, lambda made: _tell_by(mind, *made))
+            )
+
+        def wanted() -> tuple[Sequence[Path], Overrides]:
+            return _folders(mind.config), mind.config.overrides
+
+        parts.append(reload.of_folders(wanted, began=knowledge.digest))
         tally = Tally(journal.state())
 
         def watched(state: State, effects: Sequence[Effect]) -> None:

@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         folder,
         watcher=narrator,
         file=Path(args.config) if args.config else None,
+        read=lambda: configuration(args),
         stop_servers=stop,
         ready_when=args.ready,
         tell=lambda unused: warn_of_unused(unused, lang),

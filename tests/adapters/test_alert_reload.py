@@ -6,11 +6,17 @@ import time
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from diagnose import outbox
-from diagnose.agent.reload import Reload, of_alerts
+from diagnose.agent.config import Config, TargetConfig, governed
+from diagnose.agent.reload import Reload, of_config
 from diagnose.agent.wiring import _senders
+from diagnose.catalog import load
+from diagnose.engine.policy import Policy
+from diagnose.model.remedy import Mode
+from diagnose.model.text import Duration
 from diagnose.notices.config import Alerts
 from diagnose.receivers import make
 from tests.adapters.alert_path import alerts, live, trouble
@@ -99,7 +105,10 @@ def test_a_message_under_way_is_waited_for_and_not_sent_twice_when_the_configura
 
 class Keeper:
     def __init__(self):
-        self.told, self.seen = [], []
+        self.told, self.seen, self.governed = [], [], []
+
+    def govern(self, config):
+        self.governed.append(config)
 
     def tell_silent(self, source, reason):
         self.told.append((source, reason))
@@ -114,7 +123,10 @@ class Site:
     def __init__(self, folder: Path):
         self.file, self.keeper, self.used = folder / "diagnose.yaml", Keeper(), []
         self.write("[]")
-        self.reload = Reload(of_alerts(self.file, Alerts(), ["default"], _senders, self.used.append))
+        self.reload = Reload(of_config(self.file, self.read, Alerts(), ["default"], _senders, self.used.append))
+
+    def read(self):
+        return load.read_config(self.file, Config)
 
     def write(self, receivers, more=""):
         draft = self.file.with_name("draft")
@@ -145,6 +157,26 @@ def test_receivers_that_are_written_into_the_file_come_into_force(site):
     ((config, senders),) = site.used
     assert ([one.name for one in config.receivers], list(senders)) == (["hook"], ["hook"])
     assert site.keeper.told == []
+
+
+def test_what_takes_no_restart_is_taken_over_and_what_does_is_named():
+    now = Config(targets=(TargetConfig(attach=8000),), lang="zh")
+    changed = msgspec.structs.replace(
+        now,
+        policy=Policy(mode=Mode.OBSERVE),
+        overrides={"server.fit-memory": {"mode": "suggest"}},
+        rules=("more",),
+        remedies=("more",),
+        grace=Duration(seconds=1),
+        targets=(TargetConfig(attach=8001),),
+        alerts=Alerts(lang="en"),
+    )
+    taken, waits = governed(now, changed)
+    assert waits == ("grace", "targets")
+    assert taken == msgspec.structs.replace(
+        now, policy=changed.policy, overrides=changed.overrides, rules=("more",), remedies=("more",)
+    )
+    assert governed(taken, taken) == (taken, ())
 
 
 def test_a_template_that_changes_is_read_anew(site, tmp_path):
@@ -180,9 +212,9 @@ def test_a_file_that_cannot_be_used_keeps_the_old_and_is_told_once_until_it_is_p
     site.look()
     site.look()
     ((source, reason),) = site.keeper.told
-    assert source == "alert settings"
+    assert source == "configuration"
     assert problem in reason
-    assert site.used == []
+    assert site.used == site.keeper.governed == []
     site.write(HOOK)
     site.look()
-    assert (len(site.used), site.keeper.seen) == (1, ["alert settings"])
+    assert (len(site.used), site.keeper.seen) == (1, ["configuration"])

@@ -297,7 +297,7 @@ def test_the_daemon_judges_by_changed_rules_and_its_files_are_not_read_anew(tmp_
     assert server.poll() is None, "the server goes on"
 
 
-def test_the_daemon_tells_those_who_are_written_into_its_configuration_while_it_runs(tmp_path, server, monkeypatch):
+def test_the_daemon_goes_by_what_is_written_into_its_configuration_while_it_runs(tmp_path, server, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     file = tmp_path / "diagnose.yaml"
     file.write_text(f"targets: [{{attach: {server.pid}}}]\n")
@@ -315,6 +315,9 @@ def test_the_daemon_tells_those_who_are_written_into_its_configuration_while_it_
             await until(lambda: daemon.alerts)
             assert (await daemon.alerts.ask(ask)).ok
             await until(lambda: vendor.taken)
+            file.write_text(f"{file.read_text()}overrides: {{memory.host.killed: {{severity: info}}}}\n")
+            daemon.reload.now()
+            await until(lambda: daemon.knowledge.rules["memory.host.killed"].severity.value == "info")
             daemon.stop()
 
     with (

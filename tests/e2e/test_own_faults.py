@@ -18,7 +18,7 @@ import pytest
 from diagnose import journal
 from diagnose.errors import JournalError
 from diagnose.journal import BROKEN, FILE, SCHEMA
-from tests.e2e.conftest import FITS, TOO_LARGE, began, intents
+from tests.e2e.conftest import FITS, TOO_LARGE, began, configured, intents
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -321,6 +321,30 @@ def test_a_server_is_taken_over_across_an_upgrade_and_the_way_back_is_told(site)
 
 
 # --- signals
+
+
+def test_a_changed_policy_comes_into_force_and_what_takes_a_restart_is_told(site):
+    here = site(mode="observe")
+    daemon = here.daemon(*TOO_LARGE)
+    here.wait_incident("open")
+
+    def change(**times):
+        here.config.write_text(configured(**times))
+        daemon.send_signal(signal.SIGHUP)
+
+    def waits(seen):
+        return seen.state.targets["default"].blind.get("configuration", "")
+
+    change(timeout="2s", mode="observe")
+    seen = here.wait(waits, "what takes a restart is told")
+    assert waits(seen).startswith("changed, and not in force yet: probes. Restart the daemon")
+    change(mode="observe")
+    here.wait(lambda seen: not waits(seen), "it is over")
+    change(mode="auto")
+    here.wait_incident("resolved")
+    assert not waits(here.snapshot())
+    assert daemon.poll() is None
+    assert here.starts() == 2
 
 
 def test_sighup_reads_the_rules_again_and_sigterm_ends_in_order_even_amid_a_remedy(site):
