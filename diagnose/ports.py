@@ -175,7 +175,7 @@ class Actuator(Protocol):
         """Say in one line what `perform` would do. Touches nothing."""
         ...
 
-    def perform(self, step: Step, intent: Intent) -> str:
+    def perform(self, step: Step, intent: Intent) -> Text:
         """Do it within ``step.timeout``, and say in one line what was done.
 
         A second call does no further harm.

@@ -40,7 +40,7 @@ class RunCommand:
         words = shlex.join(self._allowed.get(name, ())) or "-"
         return Text(f"Run this site's command {name}: {words}", f"运行本站点命令 {name}：{words}")
 
-    def perform(self, step: Step, intent: Intent) -> str:
+    def perform(self, step: Step, intent: Intent) -> Text:
         """Run it to its end; a second call for the same intent does nothing.
 
         Raises:
@@ -52,7 +52,7 @@ class RunCommand:
                 f"the command {name} is not allowed here. List it under commands: in the configuration."
             )
         if (intent.id, name) in self._done:
-            return f"{name} has run already; nothing done"
+            return Text(f"{name} has run already; nothing done", f"{name} 已运行过，未重复执行")
         self._done.add((intent.id, name))
         with tempfile.TemporaryFile() as output:
             status = _run(self._allowed[name], _environment(intent), step.timeout.total_seconds(), output)
@@ -60,7 +60,7 @@ class RunCommand:
         if status != 0:
             how = "took too long and was killed" if status is None else f"ended with status {status}"
             raise ActuatorError(f"{name} {how}: {said or 'it said nothing'}. Run it by hand to see why.")
-        return f"{name} ended well" + (f": {said}" if said else "")
+        return Text(*(f"{name} {how}" + (f": {said}" if said else "") for how in ("ended well", "运行成功")))
 
 
 def _name(step: Step) -> str:

@@ -55,7 +55,7 @@ class KeepEvidence:
             f"将各日志末尾、进程列表及调用栈和 GPU 状态保存到 {self._folder}",
         )
 
-    def perform(self, step: Step, intent: Intent) -> str:  # noqa: ARG002 - the port's words
+    def perform(self, step: Step, intent: Intent) -> Text:  # noqa: ARG002 - the port's words
         """Keep it: all or nothing under the final name; what is there already stays as it is.
 
         Raises:
@@ -63,7 +63,7 @@ class KeepEvidence:
         """
         final = self._folder / _plain(intent.id)
         if final.is_dir():
-            return f"already kept in {final}"
+            return Text(f"already kept in {final}", f"已保存在 {final}")
         draft = final.with_name(f".{final.name}.new")
         try:
             shutil.rmtree(draft, ignore_errors=True)
@@ -76,7 +76,7 @@ class KeepEvidence:
             raise ActuatorError(
                 f"evidence cannot be kept in {final}: {error.strerror}. Free or grant space there."
             ) from error
-        return f"kept {count} logs in {final}"
+        return Text(f"kept {count} logs in {final}", f"已将 {count} 份日志保存到 {final}")
 
     def _write(self, draft: Path, intent: Intent) -> int:
         logs = draft / "logs"

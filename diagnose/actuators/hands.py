@@ -58,19 +58,23 @@ class Hands:
     def _perform(self, step: Step, intent: Intent) -> StepResult:
         action = action_of(step)
         if isinstance(step, Advice):
-            return StepResult(action=action, ok=True, text="left to a person")
+            return _well(action, Text("left to a person", "留待人工处理"))
         if isinstance(step, FlagSet | FlagScale | FlagFit):
-            return StepResult(action=action, ok=True, text="in the command that is started next")
+            return _well(action, Text("in the command that is started next", "已写入下次启动的命令"))
         hand = self._actuators.get(action)
         if hand is None:
             return StepResult(action=action, ok=False, text=f"no hand for {action} here. Do it by hand.")
         try:
-            return StepResult(action=action, ok=True, text=hand.perform(step, intent))
+            return _well(action, hand.perform(step, intent))
         except DiagnoseError as error:
             return StepResult(action=action, ok=False, text=" ".join(str(error).split()))
         except Exception as error:  # noqa: BLE001 - a broken hand must not take the daemon down
             told = f"{type(error).__name__}: {error}. A fault of diagnose: report it, then act by hand."
             return StepResult(action=action, ok=False, text=" ".join(told.split()))
+
+
+def _well(action: str, told: Text) -> StepResult:
+    return StepResult(action=action, ok=True, text=told.en, zh=told.zh)
 
 
 def action_of(step: Step) -> str:

@@ -26,7 +26,7 @@ class CleanIpc:
             f"若该服务已无存活进程，则删除端口 {named} 遗留的共享内存和套接字",
         )
 
-    def perform(self, step: Step, intent: Intent) -> str:  # noqa: ARG002 - the port's words
+    def perform(self, step: Step, intent: Intent) -> Text:  # noqa: ARG002 - the port's words
         """Remove them. While the server lives nothing is its leftover: then this does nothing and is well.
 
         Raises:
@@ -34,8 +34,11 @@ class CleanIpc:
         """
         handle = self._server.handle
         if handle is None:
-            return "no server was started yet; nothing to remove"
+            return Text("no server was started yet; nothing to remove", "服务尚未启动过，无可清理")
         if self._server.alive():
-            return "the server runs: its shared memory is in use; nothing removed"
+            return Text(
+                "the server runs: its shared memory is in use; nothing removed", "服务仍在运行，共享内存在用，未清理"
+            )
         removed = self._server.controller.clean(handle)
-        return f"removed {len(removed)} leftovers" + (f": {', '.join(removed)}" if removed else "")
+        names = f": {', '.join(removed)}" if removed else ""
+        return Text(f"removed {len(removed)} leftovers{names}", f"已清理 {len(removed)} 项残留{names}")

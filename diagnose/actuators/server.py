@@ -215,7 +215,7 @@ class RestartServer:
         zh = f"停止服务（最多等待进行中的请求 {seconds:.0f} 秒）并启动：{command}"
         return Text(f"{en} ({changes})" if changes else en, f"{zh}（{changes}）" if changes else zh)
 
-    def perform(self, step: Step, intent: Intent) -> str:
+    def perform(self, step: Step, intent: Intent) -> Text:
         """Restart; a second call for the same intent finds it done and does nothing.
 
         Raises:
@@ -224,7 +224,11 @@ class RestartServer:
         server = self._server
         done = server.generation > intent.generation
         if done and server.alive() and server.handle is not None and server.handle.spec == intent.plan.after:
-            return f"generation {server.generation} already runs this command; nothing done"
+            number = server.generation
+            return Text(
+                f"generation {number} already runs this command; nothing done",
+                f"第 {number} 次启动已在用该命令，未重复执行",
+            )
         drain = step.drain if isinstance(step, ServerRestart) else timedelta(0)
         report = server.stop(drain=drain, grace=min(self._grace, step.timeout))
         cleaned = self._clean()
@@ -233,18 +237,22 @@ class RestartServer:
         server.ended()
         handle = server.start(intent.plan)
         gone = len(report.ended) + len(report.killed)
-        return (
-            f"ended {gone} processes ({len(report.killed)} by SIGKILL) in {report.seconds:.1f} s, "
-            f"{cleaned}, started generation {handle.generation} as process {handle.pid}"
-        ) + (
-            f"; {late / 2**30:.1f} GiB of GPU memory that it had not found at its last start were held" if late else ""
-        )
+        killed, number, held = len(report.killed), handle.generation, late / 2**30
+        en = f"ended {gone} processes ({killed} by SIGKILL) in {report.seconds:.1f} s, {cleaned.en}, "
+        en += f"started generation {number} as process {handle.pid}"
+        zh = f"{report.seconds:.1f} 秒内结束 {gone} 个进程（{killed} 个被 SIGKILL），{cleaned.zh}，"
+        zh += f"第 {number} 次启动，进程号 {handle.pid}"
+        if late:
+            en += f"; {held:.1f} GiB of GPU memory that it had not found at its last start were held"
+            zh += f"；上次启动时尚空闲的 {held:.1f} GiB 显存现被占用"
+        return Text(en, zh)
 
-    def _clean(self) -> str:
+    def _clean(self) -> Text:
         """What cannot be removed is told, but is no reason to stay down: the server replaces its names."""
         handle = self._server.handle
         try:
             removed = self._server.controller.clean(handle) if handle else ()
         except ControllerError as error:
-            return str(error).rstrip(".")
-        return f"removed {len(removed)} leftovers"
+            told = str(error).rstrip(".")
+            return Text(told, told)
+        return Text(f"removed {len(removed)} leftovers", f"清理 {len(removed)} 项残留")

@@ -623,13 +623,15 @@ class Session:
         done = (
             handle is not None and handle.generation > intent.generation and handle.spec.argv == intent.plan.after.argv
         )
-        text = "found done after a restart of the daemon" if done else "the daemon was restarted"
+        text, zh = ("the daemon was restarted", "守护进程曾重启")
+        if done:
+            text, zh = ("found done after a restart of the daemon", "守护进程重启后发现已完成")
         return Outcome(
             target=self.name,
             at=self.clock.now(),
             intent_id=intent.id,
             ok=done,
-            results=(StepResult(action=RECOVERED, ok=done, text=text),),
+            results=(StepResult(action=RECOVERED, ok=done, text=text, zh=zh),),
         )
 
     def stop_server(self) -> None:

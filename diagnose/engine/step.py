@@ -132,6 +132,7 @@ class _Turn:
                 at=self.now,
                 action=result.action,
                 text=result.text,
+                text_zh=result.zh,
                 ok=str(result.ok).lower(),
             )
         why = next((result.text for result in outcome.results if not result.ok), "")

@@ -347,11 +347,16 @@ class SourceSees(msgspec.Struct, frozen=True, kw_only=True, tag="sees"):
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How one step of a remedy went."""
+    """How one step of a remedy went.
+
+    Attributes:
+        zh: ``text`` in Chinese; empty for an error, whose words are those of programs.
+    """
 
     action: str
     ok: bool
     text: str
+    zh: str = ""
 
 
 RECOVERED = "recover"

@@ -203,6 +203,8 @@ def entry_text(entry: Entry, lang: Lang) -> str:
     if kind not in EVENTS:
         told = ", ".join(f"{name}={stripped(value)}" for name, value in params.items() if value)
         return f"{stripped(kind)}: {told}" if told else stripped(kind)
+    if lang == "zh" and params.get("text_zh"):
+        params["text"] = params["text_zh"]
     for name in ("cause", "before"):
         if name in params:
             params[name] = cause_name(params[name], lang)

@@ -141,6 +141,7 @@ def test_steps_for_a_person_or_already_in_the_command_need_no_hand(hands):
 
     assert outcome.ok
     assert [one.action for one in outcome.results] == ["advice", "flag.set"]
+    assert all(one.zh for one in outcome.results)
 
 
 def test_a_broken_hand_is_a_result_and_no_exception():

@@ -41,7 +41,7 @@ def test_a_listed_command_runs_with_its_arguments_as_they_are_and_is_told_of_wha
     out = tmp_path / "out"
     script = 'printf "%s\\n" "$1" "$DIAGNOSE_TARGET" "$DIAGNOSE_INCIDENT" >"$0"; env | wc -l; echo done'
     hand = RunCommand({"own": ("/bin/sh", "-c", script, str(out), "$(touch /tmp/x); `id`")})
-    assert hand.perform(step(), intent()).startswith("own ended well: ")
+    assert hand.perform(step(), intent()).en.startswith("own ended well: ")
     assert out.read_text().splitlines() == ["$(touch /tmp/x); `id`", "ernie", "abc"]
     assert "own: /bin/sh" in hand.describe(step(), PLAN).en
 
@@ -55,7 +55,7 @@ def test_an_intent_runs_a_command_once(tmp_path):
     out = tmp_path / "out"
     hand = RunCommand({"own": ("/bin/sh", "-c", f"echo x >>{out}")})
     hand.perform(step(), intent("one"))
-    assert "nothing done" in hand.perform(step(), intent("one"))
+    assert "nothing done" in hand.perform(step(), intent("one")).en
     hand.perform(step(), intent("two"))
     assert out.read_text() == "x\nx\n"
 

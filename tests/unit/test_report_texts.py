@@ -12,6 +12,13 @@ def told(kind, lang="en", **params):
     return entry_text(Entry(at=NOON, kind=kind, params=params), lang)
 
 
+def test_a_step_is_told_in_the_readers_language_and_an_error_in_its_own_words():
+    done = {"action": "ipc.clean", "ok": "true", "text": "removed 2 leftovers", "text_zh": "已清理 2 项残留"}
+    assert told("step", "en", **done) == "step ipc.clean: removed 2 leftovers"
+    assert told("step", "zh", **done) == "步骤 ipc.clean：已清理 2 项残留"
+    assert told("step", "zh", **{**done, "ok": "false", "text": "no room", "text_zh": ""}).endswith("no room")
+
+
 @pytest.mark.parametrize(
     ("kind", "params", "en", "zh"),
     [
