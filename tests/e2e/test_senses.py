@@ -240,7 +240,7 @@ def test_a_sense_that_cannot_see_is_one_finding_and_all_else_goes_on(site):
     plain(here, f"kernel_log: {here.folder}\n")  # a folder can be opened, and not read
     here.daemon(*FITS)
     here.wait_phase("ready")
-    wait_finding(here, "host.blind.sense", 10)
+    wait_finding(here, "host.blind.kernel", 10)
     shutil.rmtree(here.folder / "log")
     incident = wait_finding(here, "host.blind.logs", 10)
     assert incident.findings[0].labels["source"] == str(here.folder / "log")
