@@ -204,7 +204,7 @@ def of_silence(silent: SourceSilent, attempt: int) -> Signal:
         at=silent.at,
         name="source.silent",
         labels={"source": silent.source, "sense": _sense(silent.source), "kind": silent.kind},
-        text=f"{silent.source} cannot see: {silent.reason}",
+        text=f"{silent.source}: {silent.reason}",
     )
 
 

@@ -338,10 +338,12 @@ def test_a_changed_policy_comes_into_force_and_what_takes_a_restart_is_told(site
     change(timeout="2s", mode="observe")
     seen = here.wait(waits, "what takes a restart is told")
     assert waits(seen).startswith("changed, and not in force yet: probes. Restart the daemon")
+    assert any(one.rule_id == "host.daemon.not-in-force" for one in seen.incidents)
     change(mode="observe")
     here.wait(lambda seen: not waits(seen), "it is over")
     change(mode="auto")
     here.wait_incident("resolved")
+    assert not waits(here.snapshot())
     assert not waits(here.snapshot())
     assert daemon.poll() is None
     assert here.starts() == 2
