@@ -93,6 +93,7 @@ class House:
             self.told(),
             at=self._daemon.clock.now(),
             unused=given.unused_of(kept, state),
+            knowledge=self.knowledge,
             lang=lang,
         )
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from diagnose.model.knowledge import Knowledge
     from diagnose.model.text import Lang
     from diagnose.notices.book import Silence
     from diagnose.web.standing import Standing, Status, Taker
@@ -71,8 +72,21 @@ def standing(folder: Path, lang: Lang) -> Status:
         outbox.read(folder),
         at=seen.at,
         unused=given.unused_of(seen.kept, seen.state),
+        knowledge=_knowledge(),
         lang=lang,
     )
+
+
+def _knowledge() -> Knowledge:
+    """Load the rules, which give titles; without them incidents are called by their class."""
+    from diagnose.catalog import load
+    from diagnose.errors import RuleFileError
+    from diagnose.model.knowledge import Knowledge
+
+    try:
+        return load.load(())
+    except RuleFileError:  # lint tells of it; it must not hide where the server stands
+        return Knowledge(rules={}, remedies={}, marks={}, digest="")
 
 
 def show_alerts(console: Console, takers: Sequence[Taker], silences: Sequence[Silence], lang: Lang) -> None:

@@ -202,11 +202,10 @@ def trouble(incident: Incident, knowledge: Knowledge, lang: Lang, mark: Mark | N
     """Put one incident into the report's shape and words."""
     rule = knowledge.rules.get(incident.rule_id)
     lead = _lead(incident)
-    labels = {name: sound(value) for name, value in lead.labels.items()}
+    labels = _labels(lead)
     own = [one for one in incident.findings if one.cause == incident.cause and one.attempt == lead.attempt]
     evidence = _proofs([lead, *own])
-    title = fill(_said(rule.title, lang), labels) if rule else texts.cause_name(incident.cause, lang)
-    title += _xid_name(labels, lang)
+    title = title_of(incident, knowledge, lang)
     why = rule.why if rule else _UNKNOWN_WHY
     compared = incident.compared or Comparison()
     return Trouble(
@@ -235,6 +234,13 @@ def trouble(incident: Incident, knowledge: Knowledge, lang: Lang, mark: Mark | N
     )
 
 
+def title_of(incident: Incident, knowledge: Knowledge, lang: Lang) -> str:
+    """Say in a few words what failed: by its rule, else by its class of cause."""
+    rule, labels = knowledge.rules.get(incident.rule_id), _labels(_lead(incident))
+    title = fill(_said(rule.title, lang), labels) if rule else texts.cause_name(incident.cause, lang)
+    return title + _xid_name(labels, lang)
+
+
 def change_text(overlay: Overlay) -> str:
     """Spell one change of the launch command.
 
@@ -253,6 +259,10 @@ def _lead(incident: Incident) -> Finding:
     named = [one for one in incident.findings if one.rule_id == incident.rule_id]
     same = named or [one for one in incident.findings if one.cause == incident.cause]
     return max(same, key=lambda one: one.attempt, default=incident.findings[0])
+
+
+def _labels(lead: Finding) -> dict[str, str]:
+    return {name: sound(value) for name, value in lead.labels.items()}
 
 
 def _proofs(findings: Iterable[Finding]) -> tuple[Proof, ...]:

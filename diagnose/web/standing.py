@@ -16,12 +16,14 @@ from diagnose.engine.targets import Target
 from diagnose.launch import secrets
 from diagnose.model.incident import Incident
 from diagnose.model.incident import State as Stands
+from diagnose.model.knowledge import Knowledge
 from diagnose.model.observation import GpuSample
 from diagnose.model.rule import Severity
 from diagnose.model.text import Lang
 from diagnose.notices.book import Silence
 from diagnose.outbox import Seen
 from diagnose.report import texts
+from diagnose.report.build import title_of
 
 
 class Overlaid(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +154,7 @@ def status(
     *,
     at: datetime | None,
     unused: Mapping[str, Sequence[str]],
+    knowledge: Knowledge,
     lang: Lang,
 ) -> Status:
     """Say where everything stands.
@@ -165,7 +168,12 @@ def status(
         at=at,
         version=__version__,
         targets=tuple(
-            standing(one, [found for found in live if found.target == one.name], unused.get(one.name), lang)
+            standing(
+                one,
+                [_open(found, knowledge, lang) for found in live if found.target == one.name],
+                unused.get(one.name),
+                lang,
+            )
             for one in state.targets.values()
         ),
         receivers=receivers(told),
@@ -193,7 +201,7 @@ def receivers(told: Seen) -> tuple[Taker, ...]:
     )
 
 
-def standing(target: Target, live: Sequence[Incident], unused: Sequence[str] | None, lang: Lang) -> Standing:
+def standing(target: Target, live: Sequence[Open], unused: Sequence[str] | None, lang: Lang) -> Standing:
     """Say where one server stands.
 
     Args:
@@ -220,15 +228,15 @@ def standing(target: Target, live: Sequence[Incident], unused: Sequence[str] | N
         changed=texts.changed_line(compared, lang) if compared and differs else "",
         numbers=target.meters.latest,
         blind=target.blind,
-        incidents=tuple(_open(one, lang) for one in live),
+        incidents=tuple(live),
     )
 
 
-def _open(one: Incident, lang: Lang) -> Open:
+def _open(one: Incident, knowledge: Knowledge, lang: Lang) -> Open:
     return Open(
         id=one.id,
         cause=one.cause,
-        title=texts.cause_name(one.cause, lang),
+        title=title_of(one, knowledge, lang),
         severity=one.severity,
         state=one.state,
         held=one.held,

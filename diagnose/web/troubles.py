@@ -17,7 +17,7 @@ from diagnose.model.causes import CAUSES
 from diagnose.model.incident import Incident
 from diagnose.model.mark import Mark
 from diagnose.model.observation import Order, OutputScored
-from diagnose.model.text import Lang, Text
+from diagnose.model.text import Text
 from diagnose.notices.book import Face, face_of
 from diagnose.report import build, texts
 from diagnose.report.build import Scanned, trouble
@@ -78,7 +78,7 @@ def incidents(asked: Asked) -> Answer:
     found.sort(key=_changed_at, reverse=True)
     owners = _owners(asked)
     marks = asked.house.marks()
-    briefs = tuple(_brief(one, owners, marks.get(one.id), asked.lang) for one in found[: query.limit])
+    briefs = tuple(_brief(one, owners, marks.get(one.id), asked) for one in found[: query.limit])
     return Answer(200, shapes.Incidents(total=len(found), incidents=briefs))
 
 
@@ -87,7 +87,7 @@ def incident(asked: Asked) -> Answer:
     one = _found(asked)
     said = asked.house.marks().get(one.id)
     told = trouble(one, asked.house.knowledge, asked.lang, said)
-    return Answer(200, shapes.OneIncident(brief=_brief(one, _owners(asked), said, asked.lang), incident=told))
+    return Answer(200, shapes.OneIncident(brief=_brief(one, _owners(asked), said, asked), incident=told))
 
 
 def mark(asked: Asked) -> Answer:
@@ -147,13 +147,13 @@ def _owners(asked: Asked) -> dict[str, str]:
     return {name: one.ack.by for name, one in asked.house.told().book.alerts.items() if one.ack}
 
 
-def _brief(one: Incident, owners: Mapping[str, str], said: Mark | None, lang: Lang) -> shapes.Brief:
+def _brief(one: Incident, owners: Mapping[str, str], said: Mark | None, asked: Asked) -> shapes.Brief:
     held = one.held if is_open(one) else ""
     return shapes.Brief(
         id=one.id,
         target=one.target,
         cause=one.cause,
-        title=texts.cause_name(one.cause, lang),
+        title=build.title_of(one, asked.house.knowledge, asked.lang),
         severity=one.severity,
         state=one.state,
         first_seen=one.first_seen,
@@ -162,7 +162,7 @@ def _brief(one: Incident, owners: Mapping[str, str], said: Mark | None, lang: La
         person=face_of(one) is Face.PERSON,
         acknowledged_by=owners.get(one.id, ""),
         held=held,
-        held_text=texts.hold_text(held, {}, lang) if held else "",
+        held_text=texts.hold_text(held, {}, asked.lang) if held else "",
         mark=said,
     )
 

@@ -61,7 +61,8 @@ def test_where_everything_stands_is_told_without_secrets(tcp):
     assert "s3cr3t-key" not in str(told)
     assert server["command"][-2:] != ["--api-key", "s3cr3t-key"]
     assert [one["name"] for one in told["receivers"]] == ["hook"]
-    assert "磁盘" in str(tcp.get(paths.STATUS, params={"lang": "zh"}).json())
+    in_chinese = tcp.get(paths.STATUS, params={"lang": "zh"}).json()
+    assert "加载阶段显存不足" in {one["title"] for one in in_chinese["targets"][0]["incidents"]}, "as its rule says"
 
 
 @pytest.mark.parametrize(
