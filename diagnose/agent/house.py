@@ -63,9 +63,9 @@ class House:
     def vitals(self) -> Vitals:
         """What it counts of itself."""
         flows = {
-            name: Flow(lines=one.read_lines, bytes=one.tail.read_bytes, behind_bytes=one.tail.lag_bytes)
-            for name, one in self._daemon.sessions.items()
-            if one.tail
+            name: Flow(lines=logs.read_lines, bytes=logs.tail.read_bytes, behind_bytes=logs.tail.lag_bytes)
+            for name, logs in ((name, one.logs) for name, one in self._daemon.sessions.items())
+            if logs.tail
         }
         return Vitals(
             turns=self._daemon.pulse.turns(),

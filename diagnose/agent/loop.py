@@ -160,7 +160,7 @@ class Daemon:
             with self.pulse.beat():
                 self._turn(hands)
             self.manager.turned(self.state)
-            quiet = 0 if any(session.busy for session in self.sessions.values()) else quiet + 1
+            quiet = 0 if any(session.logs.busy for session in self.sessions.values()) else quiet + 1
             await anyio.sleep(_PAUSES[min(quiet, len(_PAUSES) - 1)])
 
     def _begin(self, kept: Mapping[str, bytes]) -> None:
@@ -223,7 +223,7 @@ class Daemon:
         self.state = msgspec.structs.replace(self.state, windows=windows)
         self.knowledge = knowledge
         for session in self.sessions.values():
-            session.use(matcher)
+            session.logs.use(matcher)
 
     def govern(self, config: Config) -> None:
         """Go by this from the next turn on; what takes a restart stays as it is, and is told of."""
@@ -350,14 +350,14 @@ class Daemon:
         probes = self.config.probes
         asked: datetime | None = None
         while True:
-            result = await self._unspoilt(session.ask_health)
+            result = await self._unspoilt(session.asking.health)
             self._tell(result)
             now = self.clock.now()
             watchful = self._watchful(session.name)
             due = asked is None or now - asked >= probes.completion_every or watchful
             if result and result.answer == "ok" and due:
                 asked = now
-                self._tell(await self._unspoilt(session.ask_completion))
+                self._tell(await self._unspoilt(session.asking.completion))
             pause = probes.starting_every if self._watchful(session.name) else probes.health_every
             await anyio.sleep(pause.total_seconds())
 
@@ -367,7 +367,7 @@ class Daemon:
             target = self.state.targets.get(session.name)
             if target is not None and target.phase in {"ready", "degraded"}:
                 began = anyio.current_time()
-                told = await session.ask_metrics()
+                told = await session.asking.metrics()
                 self._inbox += [] if self.pulse.held_up(began) else told
             await anyio.sleep(self.config.probes.metrics_every.total_seconds())
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -22,19 +19,20 @@ from diagnose.actuators.hands import Hands
 from diagnose.actuators.ipc import CleanIpc
 from diagnose.actuators.server import RestartServer, Server
 from diagnose.agent import given, look
+from diagnose.agent.asking import Asking
 from diagnose.agent.config import Probes, TargetConfig
 from diagnose.agent.given import Unused
 from diagnose.agent.guard import Guard
+from diagnose.agent.logs import Logs
 from diagnose.agent.look import Lookout
 from diagnose.controllers import procfs
 from diagnose.controllers.free_ports import free_ports
 from diagnose.controllers.process import ProcessController
-from diagnose.engine.match import Carry, Matcher
+from diagnose.engine.match import Matcher
 from diagnose.engine.plan import effective
 from diagnose.engine.targets import Target
 from diagnose.errors import ConfigError, ControllerError, JournalError
 from diagnose.launch import settings
-from diagnose.launch.config import lookup
 from diagnose.launch.flags import accepted
 from diagnose.model import codec
 from diagnose.model.incident import Intent, Plan
@@ -43,41 +41,28 @@ from diagnose.model.observation import (
     RECOVERED,
     GpuSample,
     LogLines,
-    Numbers,
+    LogMatch,
     Observation,
     Outcome,
-    ProbeResult,
     ProcessExit,
     ServerStarted,
-    SourceSees,
     SourceSilent,
     StepResult,
 )
 from diagnose.model.text import Text
 from diagnose.ports import Clock, GpuReader, Handle
-from diagnose.profiles import fastdeploy
 from diagnose.sources.facts import config_values
 from diagnose.sources.gpu import GpuSense
 from diagnose.sources.host import HostSense
-from diagnose.sources.http import CompletionProbe, HealthProbe
 from diagnose.sources.kernel import KernelLog, Ours, Place, numbered
-from diagnose.sources.logtail import LEAST, MOST, LogTail, Position
-from diagnose.sources.metrics import MetricsSense, urls_of
+from diagnose.sources.logtail import Position
 from diagnose.sources.process import ProcessSense
 from diagnose.sources.surroundings import Look
 
-_CONSOLE = re.compile(r"generation-(\d+)/console\.log(?:\.1)?$")
 _NOTHING = timedelta(0)
 _MEASURE_EVERY = timedelta(seconds=10)
-_LAG_EVERY = timedelta(seconds=1)
 _ASK_EVERY = timedelta(milliseconds=90)
 """Between two looks at all that is not a log: a flood makes turns more frequent, and these need it not."""
-
-_LONG_TURN = 0.2
-"""Seconds that the lines of one turn may take; those that many rules ask for take far longer than others."""
-
-_READ_WITHIN = 2.0
-"""Seconds that a restart waits for the last words of the server that has ended."""
 
 _CARDS_WAIT = timedelta(seconds=10)
 """How long looking around waits for cards that do not answer."""
@@ -113,16 +98,16 @@ class Session:
     tell: Callable[[Unused], None] = lambda _unused: None
     desired: LaunchSpec | None = None
     commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    _carries: dict[str, Carry] = field(default_factory=dict)
     _news: list[Observation] = field(default_factory=list)
     _sampled: datetime | None = None
     _ended: int = 0
     _acting: bool = False
-    _kept_positions: tuple[Position, ...] = ()
     _to_look: tuple[Handle, bool, datetime] | None = None
     _looked: int = 0
 
     def __post_init__(self) -> None:
+        self.logs = Logs(self.name, self.matcher, generation=self._generation, hear=self._hear)
+        self.asking = Asking(self.name, self.probes, self.clock, generation=self._generation)
         self.server = Server(
             target=self.name,
             controller=self.controller,
@@ -130,7 +115,7 @@ class Session:
             gpu=self.gpu,
             started=self._started,
             stopping=self._stopping,
-            ended=self._await_lines,
+            ended=self.logs.await_end,
         )
         self.hands = Hands(
             (
@@ -142,25 +127,14 @@ class Session:
             self.clock,
         )
         self.cards = GpuSense(self.name, self.gpu)
-        self.tail: LogTail | None = None
-        self.read_lines = 0
         self.sense: ProcessSense | None = None
-        self.health: HealthProbe | None = None
-        self.completion: CompletionProbe | None = None
-        self.metrics: MetricsSense | None = None
         self.host: HostSense | None = None
         self._measured_at: datetime | None = None
         self._around_at: datetime | None = None
         self._buses: set[str] = set()
         self._listens_since: datetime | None = None
         self._numbered = numbered()
-        self._dark: frozenset[str] = frozenset()
         self._kept_place: Place | None = None
-        self._asked_at: datetime | None = None
-        self._behind_at: datetime | None = None
-        self._early: list[LogLines | SourceSilent] = []
-        self._to_be_read: threading.Event | None = None  # set once the ended server's lines are read
-        self._next = 0  # the start that all lines are of from then on
         self.lookout = Lookout(self.state_dir)
         self.guard = Guard((self.name,), self.clock)
 
@@ -168,6 +142,12 @@ class Session:
     def name(self) -> str:
         """The target's name."""
         return self.config.name
+
+    def _generation(self) -> int:
+        return self.server.generation
+
+    def _hear(self, match: LogMatch, now: datetime) -> None:
+        self.cards.hear(match, now)
 
     # --- begin
 
@@ -287,41 +267,16 @@ class Session:
     def _watch(self, spec: LaunchSpec, kept: Mapping[str, bytes], *, new: bool) -> None:
         saved = kept.get(f"positions/{self.name}")
         positions = codec.decode(saved, tuple[Position, ...]) if saved else None
-        self._kept_positions = positions or ()
         if self.kernel and (place := kept.get(f"kernel/{self.name}")):
             self.kernel.go_on(codec.decode(place, Place))
         visible = settings.visible_devices(spec, os.environ)
         self.cards = GpuSense(self.name, self.gpu, visible)
-        self.tail = LogTail(
-            [settings.log_dir(spec, os.environ), self.server.run_dir],
-            stream_of=fastdeploy.stream_of,
-            target=self.name,
-            positions=positions,
-            from_start=new,
-        )
-        self.tail.generation = 0 if new else self.server.generation  # what waits was written by the server before
-        self.tail.most_bytes = MOST // 8  # how long lines take is not known yet
-        self._early = self.tail.poll(self.clock.now())
+        folders = [Path(settings.log_dir(spec, os.environ)), self.server.run_dir]
+        self.logs.watch(folders, positions, self.clock.now(), new=new)
         model = Path(spec.cwd) / settings.model_path(spec, config_values(spec))
         places = {"logs": Path(settings.log_dir(spec, os.environ)), "state": self.state_dir}
         self.host = HostSense(self.name, places | ({"model": model} if model.exists() else {}))
-        self._point_probes(spec)
-
-    def _point_probes(self, spec: LaunchSpec) -> None:
-        flags = config_values(spec)
-        base = settings.base_url(spec, flags)
-        timeout = self.probes.timeout
-        self.health = HealthProbe(target=self.name, base_url=base, timeout=timeout / 3)
-        self.completion = CompletionProbe(
-            target=self.name,
-            base_url=base,
-            prompt=self.probes.prompt,
-            api_key=settings.api_key(spec, flags, os.environ),
-            timeout=timeout,
-        )
-        named = lookup(spec, "--metrics-port", flags) is not None
-        port = settings.metrics_port(spec, config=flags)
-        self.metrics = MetricsSense(target=self.name, urls=urls_of(base, port, given=named))
+        self.asking.point(spec)
 
     def _taken(self, handle: Handle, how: Literal["adopted", "attached", "spawned"]) -> None:
         if not handle.generation:  # somebody else started it, we know not how often
@@ -367,7 +322,7 @@ class Session:
     def poll(self, now: datetime, *, starting: bool) -> list[Observation]:
         """Ask all senses that answer at once; one that breaks is told of, and the others are asked all the same."""
         news, self._news = self._news, []
-        told = self.guard.ask("logs", now, lambda: self._lines(now))
+        told = self.guard.ask("logs", now, lambda: self.logs.poll(now))
         if self._around_at is None or not _NOTHING <= now - self._around_at < _ASK_EVERY:
             self._around_at = now
             told += self._told_beside_logs(now, _SAMPLE_STARTING if starting else _SAMPLE_READY)
@@ -377,7 +332,7 @@ class Session:
         ask = self.guard.ask
         told = ask("successor", now, self._take_successor)
         told += ask("kernel", now, lambda: self._kernel_lines(now))
-        told += ask("logs", now, lambda: self._lag(now))
+        told += ask("logs", now, lambda: self.logs.lag(now))
         told += self.lookout.news()
         told += ask("processes", now, lambda: self._processes(now, every))
         if any(isinstance(one, ProcessExit) for one in told):
@@ -401,18 +356,6 @@ class Session:
             self.cards.ask(self._pids(), now)
         return told
 
-    def _lag(self, now: datetime) -> list[Observation]:
-        """Tell each second how many bytes of the logs wait to be read, while any do, and once when none do any more."""
-        behind = self.tail.lag_bytes if self.tail else 0
-        last = self._behind_at
-        if behind and last and _NOTHING <= now - last < _LAG_EVERY:
-            return []
-        self._behind_at = now if behind else None
-        if not behind and not last:
-            return []
-        values = {"logs.behind_bytes": float(behind)}
-        return [Numbers(target=self.name, at=now, generation=self.server.generation, values=values)]
-
     def _looked_around(self, now: datetime) -> Sequence[Observation]:
         """Begin to look at what surrounds a start once its cards have answered; `Lookout.news` tells it."""
         if self._to_look and (not self.cards.asking or now - self._to_look[2] >= _CARDS_WAIT):
@@ -435,7 +378,7 @@ class Session:
             found = self.controller.successor(handle)
             if found:
                 self.desired = self.controller.wish(found)
-                self._point_probes(found.spec)
+                self.asking.point(found.spec)
                 self._taken(found, "attached")
         return []
 
@@ -450,7 +393,7 @@ class Session:
         waits = now - self._listens_since
         hold = not self._buses and _NOTHING <= waits < _CARDS_WAIT  # which cards are ours is not told yet
         for piece in self.kernel.poll(now, ours, since=began, hold=hold):
-            told += self._matched(piece) if isinstance(piece, LogLines) else [piece]
+            told += self.logs.match(piece) if isinstance(piece, LogLines) else [piece]
         return told
 
     def _look_around(self, handle: Handle, cards: Sequence[GpuSample], now: datetime, *, fresh: bool) -> None:
@@ -488,115 +431,19 @@ class Session:
         self._ended = handle.generation
         return True
 
-    def use(self, matcher: Matcher) -> None:
-        """Match by these rules from the next line on. What files told stays; what need not be told again may be new."""
-        self.matcher = matcher
-        self._carries = {
-            name: msgspec.structs.replace(carry, told=frozenset()) for name, carry in self._carries.items()
-        }
-
-    @property
-    def busy(self) -> bool:
-        """Whether there is more to read at once."""
-        return self.tail is not None and self.tail.busy
-
-    def _lines(self, now: datetime) -> list[Observation]:
-        if self.tail is None:
-            return []
-        told: list[Observation] = []
-        early, self._early = self._early, []
-        began = time.monotonic()
-        ended, started = self._to_be_read, self.server.generation  # as they stand before the look
-        generation = max(started, self._next)
-        to_end = ended is not None or generation > self.tail.generation
-        for piece in early or self.tail.poll(now, to_end=to_end):  # a turn is bounded by one poll
-            if isinstance(piece, LogLines):
-                self.read_lines += piece.data.count(b"\n")
-                told += self._matched(piece)
-            else:
-                told.append(piece)
-        self._set_pace(self.tail, time.monotonic() - began)
-        told += [SourceSees(target=self.name, at=now, source=one) for one in sorted(self._dark - self.tail.silent)]
-        self._dark = self.tail.silent
-        if self.tail.caught_up and not early:
-            if ended and not ended.is_set():
-                generation = self._next = started + 1
-                ended.set()
-            self.tail.generation = generation
-        return told
-
-    def _await_lines(self) -> None:
-        """Wait, beside the loop, until what the ended server wrote is read: all that comes then is the next one's.
-
-        Else its last words, read late, would be held against its successor.
-        """
-        if self.tail is None:
-            return
-        self._to_be_read = told = threading.Event()
-        told.wait(_READ_WITHIN)
-        self._to_be_read = None
-
-    @staticmethod
-    def _set_pace(tail: LogTail, seconds: float) -> None:
-        """Read less in the next turn where this one took long: what a turn found is written down at its end only."""
-        if seconds > _LONG_TURN:
-            tail.most_bytes = max(LEAST, tail.most_bytes // 2)
-        elif seconds < _LONG_TURN / 4:
-            tail.most_bytes = min(MOST, tail.most_bytes * 2)
-
-    def _matched(self, piece: LogLines) -> list[Observation]:
-        console = _CONSOLE.search(piece.source)
-        generation = int(console[1]) if console else piece.generation or self.server.generation
-        piece = msgspec.structs.replace(piece, generation=max(generation, 1))
-        try:
-            matches, carry = self.matcher.scan(piece, self._carries.get(piece.source, Carry()))
-        except Exception as error:  # noqa: BLE001 - lines that break the matcher must not end the watch
-            told = f"lines from {piece.first_line} were passed over ({type(error).__name__}: {error}). "
-            told += "A fault of diagnose: report it, and look at them by hand."
-            self._carries.pop(piece.source, None)
-            return [SourceSilent(target=self.name, at=piece.read_at, source=piece.source, reason=told)]
-        self._carries[piece.source] = carry
-        for match in matches:
-            self.cards.hear(match, piece.read_at)
-        return list(matches)
-
     def _cards_told(self, now: datetime, every: timedelta = _NOTHING) -> list[Observation]:
         """Return what the cards told since the last turn: a reading that is done, and errors of the driver."""
         told: list[Observation] = [*self.cards.told(now, every), *self.cards.xids(now)]
-        return told + [one for piece in self.cards.lines(now) for one in self._matched(piece)]
+        return told + [one for piece in self.cards.lines(now) for one in self.logs.match(piece)]
 
     def _pids(self) -> set[int]:
         handle = self.server.handle
         return {one.pid for one in self.controller.tree(handle)} if handle else set()
 
-    async def ask_health(self) -> ProbeResult | None:
-        """Ask whether the server's heartbeats are fresh."""
-        return await self.health.ask(self.clock.now(), self.server.generation) if self.health else None
-
-    async def ask_completion(self) -> ProbeResult | None:
-        """Ask for a few tokens."""
-        if self.completion is None:
-            return None
-        self._asked_at = self.clock.now()
-        try:
-            return await self.completion.ask(self._asked_at, self.server.generation)
-        finally:
-            self._asked_at = None
-
-    async def ask_metrics(self) -> Sequence[Observation]:
-        """Ask for what the server counts of itself; how long our own question waits belongs to it."""
-        if self.metrics is None:
-            return ()
-        now = self.clock.now()
-        waits = (now - self._asked_at).total_seconds() if self._asked_at else 0.0
-        return await self.metrics.ask(now, self.server.generation, more={"server.canary_seconds": waits})
-
     def kept(self) -> dict[str, bytes]:
         """Return what must be in the journal with the lines that were read last."""
-        positions = self.tail.positions() if self.tail else ()
         kept: dict[str, bytes] = {}
-        if positions != self._kept_positions:
-            self._kept_positions = positions
+        if (positions := self.logs.moved()) is not None:
             kept[f"positions/{self.name}"] = codec.encode(positions)
         if self.kernel and self.kernel.place != self._kept_place:
             self._kept_place = self.kernel.place

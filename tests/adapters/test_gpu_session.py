@@ -80,7 +80,7 @@ def test_what_the_kernel_s_log_told_is_told_once(session, cards):
     told(session, 0)
     read_at = NOON + timedelta(seconds=0.2)
     kernel = LogLines(target="t", source="kernel", stream="kernel", first_line=1, data=text, read_at=read_at)
-    assert any(hit.rule_id == "gpu.lost.xid79" for match in session._matched(kernel) for hit in match.hits)
+    assert any(hit.rule_id == "gpu.lost.xid79" for match in session.logs.match(kernel) for hit in match.hits)
     assert told(session, 1) == []
 
 

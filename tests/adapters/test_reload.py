@@ -276,10 +276,10 @@ def test_the_daemon_judges_by_changed_rules_and_its_files_are_not_read_anew(tmp_
         old = daemon.knowledge
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(daemon.run)
-            await until(lambda: daemon.sessions["default"].tail)
+            await until(lambda: daemon.sessions["default"].logs.tail)
             with log.open("a") as file:
                 file.write("SiteLicence: before\n")
-            await until(lambda: daemon.sessions["default"]._carries)
+            await until(lambda: daemon.sessions["default"].logs.carries)
             site.write(rule(pattern="SiteLicence: (?:before|expired)"))
             daemon.reload.now()
             await until(lambda: daemon.knowledge is not old)
@@ -307,7 +307,7 @@ def test_the_daemon_goes_by_what_is_written_into_its_configuration_while_it_runs
     async def scenario(daemon):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(daemon.run)
-            await until(lambda: daemon.sessions["default"].tail)
+            await until(lambda: daemon.sessions["default"].logs.tail)
             assert daemon.alerts is None
             hook = f'{{kind: webhook, name: hook, url: "{vendor.url}"}}'
             file.write_text(f"{file.read_text()}alerts: {{group_wait: 10ms, receivers: [{hook}]}}\n")

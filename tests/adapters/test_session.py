@@ -72,7 +72,7 @@ def handle(generation, argv=COMMAND):
 
 def test_lines_that_break_the_matcher_are_passed_over_and_told(session):
     lines = LogLines(target="default", source="workerlog.0", stream="worker", first_line=7, data=b"x\n", read_at=NOON)
-    (told,) = session._matched(lines)
+    (told,) = session.logs.match(lines)
     assert isinstance(told, SourceSilent)
     assert told.source == "workerlog.0"
     assert told.reason.startswith("lines from 7 were passed over (IndexError: out of range).")
@@ -91,30 +91,31 @@ class Listening:
 
 def test_the_last_words_of_a_server_are_its_own_and_the_next_ones_are_its_successors(session, tmp_path):
     (tmp_path / "log").mkdir()
-    session.matcher = Listening()
+    listens = Listening()
+    session.logs.use(listens)
     session._watch(LaunchSpec(argv=COMMAND, cwd=str(tmp_path)), {}, new=False)
     now = datetime.now(timezone.utc)
     for _ in range(3):
         now += timedelta(seconds=0.2)
-        session._lines(now)
+        session.logs.poll(now)
     session.server.generation = 1
-    session._lines(now)
+    session.logs.poll(now)
 
     def restart():
         (tmp_path / "log" / "error.log").write_text(
             "the launcher ended\nTraceback (most re"
         )  # in a new file, cut short
-        session._await_lines()
+        session.logs.await_end()
         session.server.generation = 2
         (tmp_path / "log" / "workerlog.0").write_text("begun\n")
 
     hands = threading.Thread(target=restart)
     hands.start()
-    while hands.is_alive() or len(session.matcher.heard) < 3:
+    while hands.is_alive() or len(listens.heard) < 3:
         now += timedelta(seconds=0.001)  # far less than between two looks at names
-        session._lines(now)
+        session.logs.poll(now)
     hands.join()
-    assert session.matcher.heard == [("the launcher ended", 1), ("Traceback (most re", 1), ("begun", 2)]
+    assert listens.heard == [("the launcher ended", 1), ("Traceback (most re", 1), ("begun", 2)]
 
 
 def test_a_server_whose_note_cannot_be_written_is_watched_all_the_same(session):
