@@ -181,7 +181,7 @@ def test_a_unit_that_does_not_start_is_told_and_tried_again_by_a_daemon_that_sta
     host.run("systemctl", "start", DAEMON)
     title = "The unit of the server runs no server"
     host.wait(lambda: title in host.diagnose("incidents", check=False), "an incident")
-    assert f"systemctl start {SERVER}: Job for" in host.diagnose("report", check=False)
+    assert f"systemctl start {SERVER}: Job for" in host.diagnose("report", "--format", "json", check=False)
     host.run("rm", f"/etc/systemd/system/{SERVER}.d/test.conf")
     host.run("systemctl", "daemon-reload")
     seen = host.wait_ready()
