@@ -207,7 +207,7 @@ def test_a_kill_at_the_containers_limit_is_known_without_the_kernels_log(site):
             group.put(one.pid)
         worker = worker_of(here)
         Path(f"/proc/{worker.pid}/oom_score_adj").write_text("1000")
-        time.sleep(11)  # until the counts of the group were read once
+        time.sleep(13)  # until the counts of the group were read once
         group.run_out()
         wait_finding(here, "memory.container.killed-counted", 15)
         incident = settled(here)
