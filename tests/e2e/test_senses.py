@@ -89,6 +89,7 @@ def several(tmp_path_factory):
         here["traffic"].wait_phase("ready", 60)
         for _ in range(2):
             threading.Thread(target=asks, daemon=True).start()
+            time.sleep(0.7)  # never both before their first token: that would be a long prompt, which may take minutes
         here["well"].wait_phase("ready", 60)
         here["reading"] = threading.Thread(target=reads, daemon=True)
         here["reading"].start()
