@@ -6,7 +6,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,8 +55,9 @@ def limited_group(limit: int = 64 << 20) -> Iterator[MemoryGroup]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the group once all in it have gone."""
-    deadline = time.monotonic() + 10
-    while (folder / "cgroup.procs").read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    """Put what still runs back into our own group, and remove the other."""
+    while pids := (folder / "cgroup.procs").read_text().split():
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                (folder.parent / "cgroup.procs").write_text(pid)
     folder.rmdir()

@@ -60,7 +60,8 @@ class RunCommand:
         if status != 0:
             how = "took too long and was killed" if status is None else f"ended with status {status}"
             raise ActuatorError(f"{name} {how}: {said or 'it said nothing'}. Run it by hand to see why.")
-        return Text(*(f"{name} {how}" + (f": {said}" if said else "") for how in ("ended well", "运行成功")))
+        more = f": {said}" if said else ""
+        return Text(f"{name} ended well{more}", f"{name} 运行成功{more}")
 
 
 def _name(step: Step) -> str:

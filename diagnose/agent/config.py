@@ -14,6 +14,8 @@ from diagnose.notices.config import Alerts
 from diagnose.profiles.fastdeploy import CANARY_PROMPT
 from diagnose.web.place import Http
 
+_RELOADED = frozenset({"policy", "rules", "remedies", "overrides"})
+_ELSEWHERE = frozenset({"alerts"})  # has its own way into force, with the messages that wait
 _UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@\\-]*\.service")
 
 
@@ -104,10 +106,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for name, command in self.commands.items():
             if not command or not command[0].startswith("/"):
                 raise ValueError(f"the command {name} names no program; write its full path, then its arguments")
-
-
-_RELOADED = frozenset({"policy", "rules", "remedies", "overrides"})
-_ELSEWHERE = frozenset({"alerts"})  # has its own way into force, with the messages that wait
 
 
 def governed(now: Config, changed: Config) -> tuple[Config, tuple[str, ...]]:

@@ -176,7 +176,7 @@ def rules(
 
 
 def of_folders(
-    wanted: Callable[[], tuple[Sequence[Path], Overrides | None]], *, began: str
+    wanted: Callable[[], tuple[Sequence[Path], Overrides]], *, began: str
 ) -> Part[tuple[Knowledge, Matcher]]:
     """Watch the shipped folders of rules, this host's, and those that the configuration in force names.
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Literal
@@ -86,10 +86,10 @@ class Session:
     """
 
     config: TargetConfig
-    probes: Probes
+    probes: InitVar[Probes]
     grace: timedelta
     state_dir: Path
-    matcher: Matcher
+    matcher: InitVar[Matcher]
     controller: ProcessController
     gpu: GpuReader
     clock: Clock
@@ -105,9 +105,9 @@ class Session:
     _to_look: tuple[Handle, bool, datetime] | None = None
     _looked: int = 0
 
-    def __post_init__(self) -> None:
-        self.logs = Logs(self.name, self.matcher, generation=self._generation, hear=self._hear)
-        self.asking = Asking(self.name, self.probes, self.clock, generation=self._generation)
+    def __post_init__(self, probes: Probes, matcher: Matcher) -> None:
+        self.logs = Logs(self.name, matcher, generation=self._generation, hear=self._hear)
+        self.asking = Asking(self.name, probes, self.clock, generation=self._generation)
         self.server = Server(
             target=self.name,
             controller=self.controller,

@@ -233,7 +233,8 @@ def found_by(knowledge: Knowledge, matcher: Matcher, test: str | LogTest) -> lis
     test = LogTest(log=test) if isinstance(test, str) else test
     log = _scan(matcher, test.log, test.stream) if test.log else []
     events = [_event(dict(event), second) for second, event in enumerate(test.events)]
-    before, after = ([one for one in events if (one.at < _NOON) is early] for early in (True, False))
+    before = [one for one in events if one.at < _NOON]
+    after = [one for one in events if one.at >= _NOON]
     observations: list[LogMatch | Signal] = [*before, *log, *after]
     windows = window.Windows()
     for place, phase in _phases(test.events).items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -110,10 +109,12 @@ def prepare(folder: Path, args: argparse.Namespace) -> Config:
         ConfigError: The folder holds something else, or cannot be written.
     """
     from diagnose.agent.config import Config, Probes, TargetConfig
+    from diagnose.controllers.free_ports import free_ports
     from diagnose.engine.policy import Policy
     from diagnose.lab.environment import MODULE, lab_env
     from diagnose.lab.gpus import make_gpus
     from diagnose.lab.model import make_model
+    from diagnose.launch.settings import HTTP_PORT
     from diagnose.model.remedy import Mode
     from diagnose.model.text import Duration
 
@@ -129,8 +130,8 @@ def prepare(folder: Path, args: argparse.Namespace) -> Config:
         raise ConfigError(f"{folder}: cannot be used: {error.strerror}. Give another folder (--dir DIR).") from error
     env = lab_env(folder / "gpus", era=args.era, faults=args.fault, seed=args.seed, load_seconds=3.0, base={})
     os.environ["DIAGNOSE_LAB_GPUS"] = env["DIAGNOSE_LAB_GPUS"]
-    port = str(_free_port())
-    command = (sys.executable, "-m", MODULE, "--model", str(model), "--port", port, *_SETTINGS)
+    (port,) = free_ports(1, HTTP_PORT)
+    command = (sys.executable, "-m", MODULE, "--model", str(model), "--port", str(port), *_SETTINGS)
     policy = Policy(
         mode=Mode.AUTO,
         settle=Duration(seconds=1.5),
@@ -156,15 +157,6 @@ def write_report(folder: Path, lang: Lang) -> Path:
     state = str(folder / "state")
     main(["report", "--state-dir", state, "--format", "markdown", "--lang", lang, "-o", str(path)])
     return path
-
-
-def _free_port() -> int:
-    """Find a port below the range from which clients get theirs: nothing else takes it meanwhile."""
-    for port in range(18000, 18400):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise ConfigError("no free port between 18000 and 18400. End what listens there.")
 
 
 _WORDS = {

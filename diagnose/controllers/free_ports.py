@@ -11,6 +11,8 @@ from pathlib import Path
 _OURS = range(10000, 30000)
 """Below the ports of Kubernetes' NodePort services (30000 to 32767) and, by default, of outgoing connections."""
 _BLOCK = 16
+"""How many of them an HTTP port has for itself: two for each of eight ranks."""
+
 _CLIENTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 

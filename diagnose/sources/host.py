@@ -85,10 +85,10 @@ def _memory(proc: Path) -> dict[str, float]:
     }
 
 
-def _oom_kills(name: str, place: Path) -> dict[str, float]:
+def _oom_kills(prefix: str, place: Path) -> dict[str, float]:
     """Return how often the kernel killed for want of memory; it counts so since Linux 4.13, for all to read."""
     kills = _fields(place).get("oom_kill")
-    return {} if kills is None else {f"{name}oom_kills_total": float(kills)}
+    return {} if kills is None else {f"{prefix}oom_kills_total": float(kills)}
 
 
 def _room(place: Path, name: str) -> dict[str, float]:

@@ -344,7 +344,6 @@ def test_a_changed_policy_comes_into_force_and_what_takes_a_restart_is_told(site
     change(mode="auto")
     here.wait_incident("resolved")
     assert not waits(here.snapshot())
-    assert not waits(here.snapshot())
     assert daemon.poll() is None
     assert here.starts() == 2
 

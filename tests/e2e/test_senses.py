@@ -31,6 +31,14 @@ def plain(here, extra=""):
     return here
 
 
+def served(here, extra=""):
+    """Start the daemon and its server, and wait until that serves."""
+    plain(here, extra)
+    here.daemon(*FITS)
+    here.wait_phase("ready")
+    return here
+
+
 def chat(here, words, tokens, seconds=200):
     body = {"model": "default", "messages": [{"role": "user", "content": words}], "max_tokens": tokens}
     return httpx.post(f"http://127.0.0.1:{here.port}/v1/chat/completions", json=body, timeout=seconds)
@@ -142,9 +150,7 @@ def numbers(here):
 
 
 def test_the_death_of_a_worker_under_a_living_server_is_found_at_once_with_its_signal(site):
-    here = plain(site(gpu_gib=8, era="2.4"))
-    here.daemon(*FITS)
-    here.wait_phase("ready")
+    here = served(site(gpu_gib=8, era="2.4"))
     worker = worker_of(here)
     at = time.time()
     worker.kill()
@@ -176,9 +182,7 @@ def kmsg(folder):
 def test_a_kill_for_want_of_memory_explains_the_death_and_what_befalls_others_is_not_ours(site):
     here = site(gpu_gib=8, era="2.4")
     path, write = kmsg(here.folder)
-    plain(here, f"kernel_log: {path}\n")
-    here.daemon(*FITS)
-    here.wait_phase("ready")
+    served(here, f"kernel_log: {path}\n")
     killed = "Out of memory: Killed process {} (python) total-vm:98123456kB, anon-rss:60123456kB, UID:0"
     write(1, killed.format(1))
     write(2, "NVRM: Xid (PCI:0000:f1:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.")
@@ -200,9 +204,7 @@ def test_a_kill_for_want_of_memory_explains_the_death_and_what_befalls_others_is
 def test_a_kill_at_the_containers_limit_is_known_without_the_kernels_log(site):
     here = site(gpu_gib=8, era="2.4")
     path, _ = kmsg(here.folder)
-    plain(here, f"kernel_log: {path}\n")
-    here.daemon(*FITS)
-    here.wait_phase("ready")
+    served(here, f"kernel_log: {path}\n")
     with limited_group() as group:
         for one in here.processes():
             group.put(one.pid)
@@ -212,18 +214,13 @@ def test_a_kill_at_the_containers_limit_is_known_without_the_kernels_log(site):
         group.run_out()
         wait_finding(here, "memory.container.killed-counted", 15)
         incident = settled(here)
-        for one in here.processes():
-            one.kill()
     assert incident.cause == "host_oom"
     assert incident.findings[0].rule_id == "memory.container.killed-counted"
     assert "worker_crash" in {finding.cause for finding in incident.findings[1:]}
 
 
 def test_a_kill_by_a_person_is_not_called_want_of_memory(site):
-    here = site(gpu_gib=8, era="2.4")
-    plain(here)
-    here.daemon(*FITS)
-    here.wait_phase("ready")
+    here = served(site(gpu_gib=8, era="2.4"))
     latest = "host.oom_kill_age_seconds"
     here.wait(lambda seen: latest in seen.state.targets["default"].meters.latest, "the kernel's count read twice", 25)
     worker_of(here).kill()
@@ -238,9 +235,7 @@ def test_a_kill_by_a_person_is_not_called_want_of_memory(site):
 
 def test_a_sense_that_cannot_see_is_one_finding_and_all_else_goes_on(site):
     here = site(gpu_gib=8, era="2.4")
-    plain(here, f"kernel_log: {here.folder}\n")  # a folder can be opened, and not read
-    here.daemon(*FITS)
-    here.wait_phase("ready")
+    served(here, f"kernel_log: {here.folder}\n")  # a folder can be opened, and not read
     wait_finding(here, "host.blind.kernel", 10)
     shutil.rmtree(here.folder / "log")
     incident = wait_finding(here, "host.blind.logs", 10)
